@@ -1,0 +1,124 @@
+"""Compiled kernels of evidence: one call adds one vote, element by element, in the order that the format fixes.
+
+Products and sums are rounded one by one: no fused multiply-add, no reassociation, so an oracle in plain Python reaches
+the same bits. Kernels that call each other live in one file, because numba's cache does not notice a changed callee in
+another one.
+"""
+
+from __future__ import annotations
+
+import math
+from typing import Any
+
+import numpy as np
+
+from banditroute.bandit._kernels import kernel
+
+CLIP = 2.5  # a standardised residual beyond this counts as this much
+
+
+@kernel
+def _any_infinite(x: Any, values: Any) -> bool:
+    """Return whether the context holds a non-finite number or any of ``values`` is infinite (NaN means absent)."""
+    for i in range(x.shape[0]):
+        if not math.isfinite(x[i]):
+            return True
+    for v in values:
+        if math.isinf(v):
+            return True
+    return False
+
+
+@kernel
+def _add_outer(packed: Any, x: Any, w: float) -> None:
+    """Do A[i, j] += (w * x_i) * x_j on a packed lower triangle."""
+    start = 0
+    for i in range(x.shape[0]):
+        line = packed[start : start + i + 1]
+        wx = w * np.float64(x[i])
+        for j in range(i + 1):
+            line[j] += wx * np.float64(x[j])
+        start += i + 1
+
+
+@kernel
+def _add_quality(row: Any, x: Any, q: float, q_pred: float, sd: float, w: float, count: float) -> None:
+    d = x.shape[0]
+    wq = w * q
+    row[0] += w
+    row[1] += wq * q
+    row[2] += w
+    row[3] += wq
+    row[4] += wq * q
+    b = row[24 : 24 + d]
+    sx = row[24 + d : 24 + 2 * d]
+    for i in range(d):
+        xi = np.float64(x[i])
+        b[i] += wq * xi
+        sx[i] += w * xi
+    _add_outer(row[24 + 3 * d :], x, w)
+    if sd > 0.0 and not math.isnan(q_pred):  # NaN > 0 is false
+        row[5] += count
+        row[6] += count * min(max((q - q_pred) / sd, -CLIP), CLIP)
+
+
+@kernel
+def _add_tokens(
+    row: Any, shared: Any, x: Any, tokens: float, y: float, pred: float, w: float, ws: float
+) -> None:
+    d = x.shape[0]
+    row[7] += w
+    row[8] += w * y
+    row[9] += (w * y) * y
+    row[10] += w * tokens
+    row[11] += w * (tokens if math.isnan(pred) else pred)
+    tx = row[24 + 2 * d : 24 + 3 * d]
+    shared[0] += ws
+    tb = shared[1 : 1 + d]
+    for i in range(d):
+        xi = np.float64(x[i])
+        tx[i] += w * xi
+        tb[i] += (ws * y) * xi
+    _add_outer(shared[1 + d :], x, ws)
+
+
+@kernel
+def add_vote(
+    row: Any,
+    shared: Any,
+    x: Any,
+    quality: float,
+    quality_pred: float,
+    sd_pred: float,
+    tokens: float,
+    y: float,
+    tokens_pred: float,
+    cost: float,
+    cost_pred: float,
+    log_latency: float,
+    t: float,
+    weight: float,
+    shared_weight: float,
+    count: float,
+) -> bool:
+    """Add one vote to the evidence of its model; return False, and write nothing, if any number is infinite."""
+    if _any_infinite(x, (quality, quality_pred, sd_pred, tokens, y, tokens_pred, cost, cost_pred)):
+        return False
+    if not math.isfinite(weight + shared_weight + count) or math.isinf(log_latency) or math.isinf(t):
+        return False
+    if not math.isnan(quality):
+        _add_quality(row, x, quality, quality_pred, sd_pred, weight, count)
+    if not math.isnan(tokens):
+        _add_tokens(row, shared, x, tokens, y, tokens_pred, weight, shared_weight)
+    if not math.isnan(cost):
+        row[12] += weight
+        row[13] += weight * cost
+        row[14] += weight * (cost if math.isnan(cost_pred) else cost_pred)
+    if not math.isnan(log_latency):
+        row[15] += weight
+        row[16] += weight * log_latency
+        row[17] += (weight * log_latency) * log_latency
+        row[18] += weight * t
+        row[19] += (weight * t) * t
+        row[20] += (weight * log_latency) * t
+    return True

@@ -1,0 +1,60 @@
+"""Random numbers without a state: each belongs to (seed, request, model) and to nothing else.
+
+A decision can be repeated from its log, in any order, in any batch, on any replica, and a model that joins or leaves
+the catalog changes no other model's number.
+"""
+
+from __future__ import annotations
+
+from hashlib import blake2b
+
+import numpy as np
+
+from banditroute.bandit import _kernels_decide
+
+
+def request_key(request_id: str) -> int:
+    """Return the 64-bit key of a request: BLAKE2b of its UTF-8 id, 8 bytes, little endian.
+
+    Examples
+    --------
+    >>> hex(request_key("r-1"))
+    '0xeadbb760ea8997d'
+    """
+    return int.from_bytes(blake2b(request_id.encode(), digest_size=8).digest(), "little")
+
+
+def model_key(name: str, generation: int = 0) -> int:
+    """Return the 64-bit key of a model: BLAKE2b of its UTF-8 name and its generation as 8 bytes, little endian.
+
+    Examples
+    --------
+    >>> model_key("small", 0) == model_key("small", 1)
+    False
+    """
+    data = name.encode() + generation.to_bytes(8, "little")
+    return int.from_bytes(blake2b(data, digest_size=8).digest(), "little")
+
+
+def normal(seed: int, request: int, model: int) -> float:
+    """Return the standard normal number that belongs to three 64-bit keys.
+
+    The keys are chained through the finaliser of splitmix64 (Steele, Lea and Flood, Fast splittable pseudorandom
+    number generators, 2014), which makes two 53-bit uniforms; Box and Muller (1958) make one normal of them.
+
+    Parameters
+    ----------
+    seed, request, model : int
+        In 0..2**64 - 1.
+
+    Raises
+    ------
+    OverflowError
+        If a key is out of range.
+
+    Examples
+    --------
+    >>> normal(1, request_key("r-1"), model_key("small")) == normal(1, request_key("r-1"), model_key("small"))
+    True
+    """
+    return float(_kernels_decide.normal(np.uint64(seed), np.uint64(request), np.uint64(model)))

@@ -1,0 +1,226 @@
+"""Evidence: everything that was learned, as sums.
+
+A vote adds to sums and a withdrawal subtracts from them, so replicas merge by addition, a log decides the result, and
+the order of operations below is exact: an independent program that follows it reaches the same bits.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterable, Sequence
+from typing import NamedTuple
+
+import numpy as np
+from numpy.typing import NDArray
+
+from banditroute.bandit._kernels_evidence import add_vote
+from banditroute.bandit.layout import N_FREE, Q2_FREE, Q_FREE, RES_N, RES_Z, Layout
+
+NAN = math.nan
+
+
+class ModelKey(NamedTuple):
+    """A model and its generation: a model that was declared anew under an old name starts without evidence."""
+
+    name: str
+    generation: int = 0
+
+
+class Vote(NamedTuple):
+    """What came back for one decision; NaN means absent.
+
+    ``quality_pred`` and ``sd_pred`` (predictive standard deviation of one vote), ``log_tokens_pred`` (natural log of
+    1 + output tokens) and ``cost_pred`` (USD) are the predictions that the decision logged for the model that served.
+    """
+
+    quality: float = NAN
+    quality_pred: float = NAN
+    sd_pred: float = NAN
+    output_tokens: float = NAN
+    log_tokens_pred: float = NAN
+    cost_usd: float = NAN
+    cost_pred: float = NAN
+    latency_ms: float = NAN
+
+
+class Evidence:
+    """Additive sufficient statistics of every model, and of the output tokens of all models together.
+
+    Parameters
+    ----------
+    d : int
+        Length of a context.
+
+    Attributes
+    ----------
+    layout : Layout
+        Where each statistic lives.
+    rows : dict[ModelKey, float64[row_size]]
+        One row per model that anything is known about.
+    shared : float64[shared_size]
+        The output-token regression over all models.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> evidence = Evidence(2)
+    >>> x = np.array([1.0, 0.5], dtype=np.float32)
+    >>> evidence.add(ModelKey("small"), x, Vote(quality=1.0), weight=1.0)
+    >>> evidence.rows[ModelKey("small")][evidence.layout.b]
+    array([1. , 0.5])
+    """
+
+    __slots__ = ("layout", "rows", "shared")
+
+    def __init__(self, d: int) -> None:
+        self.layout = Layout(d)
+        self.rows: dict[ModelKey, NDArray[np.float64]] = {}
+        self.shared: NDArray[np.float64] = np.zeros(self.layout.shared_size)
+
+    def row(self, key: ModelKey) -> NDArray[np.float64]:
+        """Return the row of ``key``, made of zeros if it is the first time; writing to it changes the evidence."""
+        row = self.rows.get(key)
+        if row is None:
+            row = self.rows[ModelKey(*key)] = np.zeros(self.layout.row_size)
+        return row
+
+    def add(
+        self,
+        key: ModelKey,
+        x: NDArray[np.float32],
+        vote: Vote,
+        weight: float,
+        shared_weight: float | None = None,
+        count: float = 1.0,
+    ) -> None:
+        """Add one vote to the model that served.
+
+        Parameters
+        ----------
+        key : ModelKey
+            The model that served.
+        x : float32[d]
+            Context of the decision, as logged.
+        vote : Vote
+            What came back.
+        weight : float
+            Weight of the vote; negative takes a vote back.
+        shared_weight : float, optional
+            Its weight in the token regression of all models (default: ``weight``); the two differ once one model's
+            evidence was scaled.
+        count : float
+            1 for a vote, -1 for one taken back: residuals are counted, not weighted.
+
+        Raises
+        ------
+        ValueError
+            If ``x`` is not float32[d], a number is infinite, or tokens are negative; nothing is written then.
+        """
+        if x.dtype != np.float32 or x.shape != (self.layout.d,):
+            raise ValueError(f"a context is float32[{self.layout.d}], got {x.dtype}{list(x.shape)}")
+        quality, quality_pred, sd_pred, tokens, log_tokens_pred, cost, cost_pred, latency = vote
+        y = pred = log_latency = t = NAN
+        if tokens == tokens:  # not NaN
+            if tokens < 0:
+                raise ValueError(f"output_tokens is a count, got {tokens}")
+            y = math.log1p(tokens)
+            if log_tokens_pred == log_tokens_pred:
+                pred = math.expm1(log_tokens_pred) if log_tokens_pred < 700.0 else math.inf
+        if latency == latency:
+            log_latency = math.log(max(latency, 1e-3))
+            t = y if y == y else log_tokens_pred if log_tokens_pred == log_tokens_pred else 0.0
+        shared_weight = weight if shared_weight is None else shared_weight
+        new = key not in self.rows
+        # fmt: off
+        done = add_vote(
+            self.row(key), self.shared, x, quality, quality_pred, sd_pred, tokens, y, pred,
+            cost, cost_pred, log_latency, t, weight, shared_weight, count,
+        )
+        # fmt: on
+        if not done:
+            if new:
+                del self.rows[key]
+            raise ValueError(f"a vote, its weight and its context are finite numbers, got {vote}")
+
+    def add_free(self, key: ModelKey, vote: Vote, weight: float) -> None:
+        """Add the quality of a vote whose context belongs to another feature specification: no context is touched.
+
+        Raises
+        ------
+        ValueError
+            If quality or weight is infinite.
+        """
+        quality = vote.quality
+        if quality != quality:
+            return
+        if math.isinf(quality) or not math.isfinite(weight):
+            raise ValueError(f"quality and weight are finite numbers, got {quality} and {weight}")
+        row = self.row(key)
+        wq = weight * quality
+        row[N_FREE] += weight
+        row[Q_FREE] += wq
+        row[Q2_FREE] += wq * quality
+
+    def scale(self, key: ModelKey, factor: float) -> None:
+        """Multiply what is known about one model; its residual sums stay (they are counts, judged elsewhere)."""
+        row = self.rows.get(key)
+        if row is not None:
+            kept = row[RES_N], row[RES_Z]
+            row *= factor
+            row[RES_N], row[RES_Z] = kept
+
+    def scale_shared(self, factor: float) -> None:
+        """Multiply what is known about the output tokens of all models together."""
+        self.shared *= factor
+
+    def copy(self) -> Evidence:
+        """Return an independent copy."""
+        other = Evidence(self.layout.d)
+        other.rows = {key: row.copy() for key, row in self.rows.items()}
+        other.shared = self.shared.copy()
+        return other
+
+    def clear(self) -> None:
+        """Forget everything."""
+        self.rows.clear()
+        self.shared[:] = 0.0
+
+    @classmethod
+    def merge(cls, parts: Iterable[Evidence]) -> Evidence:
+        """Return the sum of ``parts``, added in the given order, row by row, matched by model key.
+
+        Two orders give the same bits only for two parts; with more, replicas must agree on one order.
+
+        Raises
+        ------
+        ValueError
+            If there is no part, or they disagree about ``d``.
+        """
+        sequence: Sequence[Evidence] = list(parts)
+        if not sequence or len({part.layout.d for part in sequence}) != 1:
+            raise ValueError("merging takes at least one evidence, all of one context length")
+        total = sequence[0].copy()
+        for part in sequence[1:]:
+            total.shared += part.shared
+            for key, row in part.rows.items():
+                if key in total.rows:
+                    total.rows[key] += row
+                else:
+                    total.rows[key] = row.copy()
+        return total
+
+    def __eq__(self, other: object) -> bool:
+        """Return whether both hold the same models with the same bits."""
+        if not isinstance(other, Evidence):
+            return NotImplemented
+        return (
+            self.layout == other.layout
+            and self.rows.keys() == other.rows.keys()
+            and self.shared.tobytes() == other.shared.tobytes()
+            and all(row.tobytes() == other.rows[key].tobytes() for key, row in self.rows.items())
+        )
+
+    __hash__ = None  # type: ignore[assignment]
+
+    def __repr__(self) -> str:
+        return f"Evidence(d={self.layout.d}, models={len(self.rows)})"

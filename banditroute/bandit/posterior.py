@@ -1,0 +1,239 @@
+"""Posterior: what the evidence says about quality, output tokens and latency of every model.
+
+``derive`` is a pure function: it starts from fixed values and does a fixed number of steps, so the same evidence,
+models and configuration give the same bytes. Models are taken in the order of their keys, whatever their order in the
+catalog, so permuting a catalog permutes the posterior and changes no bit of it.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass, fields
+
+import numpy as np
+from numpy.typing import NDArray
+
+from banditroute.bandit import _kernels
+from banditroute.bandit import layout as at
+from banditroute.bandit.evidence import Evidence, ModelKey
+from banditroute.bandit.layout import Layout
+from banditroute.bandit.prior import Block, ModelPrior, PriorConfig, check_blocks, check_models, same_prior
+from banditroute.bandit.usage import bounded, derive_latency, derive_tokens
+
+Floats = NDArray[np.float64]
+
+__all__ = ["Block", "ModelPrior", "Posterior", "PriorConfig", "derive"]
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Posterior:
+    """An immutable posterior over K models and contexts of d numbers; every array is write-protected.
+
+    Attributes
+    ----------
+    models : tuple[ModelPrior, ...]
+        In catalog order; index k below.
+    mu : float64[K, d]
+        Mean of the quality weights.
+    V : float64[K, d, d]
+        Their covariance in units of ``sigma2``.
+    sigma2 : float
+        Noise variance of one vote, one value for all models.
+    qbar : float64[K]
+        x̄ᵀ V_k x̄ at the mean context ``xbar``: how much is unknown about the model as a whole.
+    n : float64[K]
+        Sum of weights of the model's quality votes.
+    xbar, pool_mean, pool_scale2 : float64[d]
+        Mean context; pooled mean m; prior variance of a weight around it (its block's scale squared).
+    scales : float64[B]
+        Prior standard deviation of each block.
+    token_beta : float64[d]
+    token_offset, token_ratio : float64[K]
+        log(1 + tokens) = xᵀbeta + offset; tokens are then multiplied by the ratio.
+    latency_intercept, latency_slope : float64[K]
+        log(ms) = intercept + slope * log(1 + tokens); the intercept is NaN when nothing is known.
+    latency_pool : float
+        Mean log(ms) of the models that something is known about, NaN if there is none.
+    """
+
+    models: tuple[ModelPrior, ...]
+    mu: Floats
+    V: Floats
+    sigma2: float
+    qbar: Floats
+    n: Floats
+    xbar: Floats
+    pool_mean: Floats
+    pool_scale2: Floats
+    scales: Floats
+    token_beta: Floats
+    token_offset: Floats
+    token_ratio: Floats
+    latency_intercept: Floats
+    latency_slope: Floats
+    latency_pool: float
+
+    def __post_init__(self) -> None:
+        for field in fields(self):
+            value = getattr(self, field.name)
+            if isinstance(value, np.ndarray):
+                value.setflags(write=False)
+
+    @property
+    def d(self) -> int:
+        """Length of a context."""
+        return self.mu.shape[1]
+
+    def select(self, models: Sequence[ModelPrior]) -> Posterior:
+        """Return the posterior for another list of models, without looking at evidence.
+
+        A model that stays keeps what is known about it. A new one gets what ``derive`` gives to a model without
+        evidence: the pooled mean and the prior covariance.
+
+        Raises
+        ------
+        ValueError
+            If a model is listed twice.
+        """
+        check_models(models)
+        old = {model.key: (k, model) for k, model in enumerate(self.models)}
+        found = [old.get(model.key) for model in models]
+        count, d = len(models), self.d
+        fresh = self.pool_scale2 / self.sigma2
+        mu, v = np.empty((count, d)), np.zeros((count, d, d))
+        flat = np.zeros((6, count))
+        qbar, n, offset, ratio, intercept, slope = flat
+        for k, (model, before) in enumerate(zip(models, found, strict=True)):
+            if before is not None and same_prior(before[1], model):
+                i = before[0]
+                mu[k], v[k], qbar[k], n[k] = self.mu[i], self.V[i], self.qbar[i], self.n[i]
+                offset[k], ratio[k] = self.token_offset[i], self.token_ratio[i]
+                intercept[k], slope[k] = self.latency_intercept[i], self.latency_slope[i]
+                continue
+            mu[k] = self.pool_mean
+            mu[k, 0] += model.quality_offset
+            np.fill_diagonal(v[k], fresh)
+            qbar[k], ratio[k] = float((fresh * self.xbar) @ self.xbar), 1.0
+            intercept[k] = math.log(max(model.latency_ms, 1e-3)) if model.latency_ms > 0 else math.nan
+        pool = self.latency_pool
+        if math.isnan(pool) and not np.isnan(intercept).all():
+            pool = math.fsum(intercept[~np.isnan(intercept)]) / int((~np.isnan(intercept)).sum())
+        # fmt: off
+        return Posterior(
+            tuple(models), mu, v, self.sigma2, qbar, n, self.xbar, self.pool_mean, self.pool_scale2, self.scales,
+            self.token_beta, offset, ratio, intercept, slope, pool,
+        )
+        # fmt: on
+
+
+def _gather(evidence: Evidence, keys: Sequence[ModelKey]) -> Floats:
+    """Return float64[K, row_size]: the rows, zeros where nothing is known, bounded so that squares stay finite."""
+    rows = np.zeros((len(keys), evidence.layout.row_size))
+    for k, key in enumerate(keys):
+        if key in evidence.rows:
+            rows[k] = bounded(evidence.rows[key])
+    return rows
+
+
+def derive(
+    evidence: Evidence,
+    models: Sequence[ModelPrior],
+    blocks: Sequence[Block],
+    config: PriorConfig | None = None,
+) -> Posterior:
+    """Derive the posterior of ``models`` from evidence.
+
+    Quality is a hierarchical linear model: q = xᵀθ_a + ε, θ_a ~ N(m + offset_a e₀, diag(s²)), with the pooled mean m
+    integrated exactly and the block scales s and the noise variance σ² set by empirical Bayes (MacKay, Bayesian
+    interpolation, 1992), a fixed number of steps from fixed values. Column 0 of a context is the intercept and is 1.
+    Votes without context (``Evidence.add_free``) count as intercept evidence.
+
+    Parameters
+    ----------
+    evidence : Evidence
+        Merged evidence; rows of models that are not listed are left out.
+    models : sequence of ModelPrior
+        The catalog, in its order.
+    blocks : sequence of (start, stop)
+        Blocks of the context that share a scale; they tile 0..d and the first is (0, 1).
+    config : PriorConfig, optional
+        Constants of the prior.
+
+    Returns
+    -------
+    Posterior
+        Finite for every evidence, also beyond what float64 can square.
+
+    Raises
+    ------
+    ValueError
+        If a model is listed twice or the blocks do not tile the context.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> evidence = Evidence(1)
+    >>> from banditroute.bandit.evidence import Vote
+    >>> evidence.add(ModelKey("a"), np.ones(1, dtype=np.float32), Vote(quality=1.0), weight=100.0)
+    >>> posterior = derive(evidence, [ModelPrior(ModelKey("a")), ModelPrior(ModelKey("b"))], [(0, 1)])
+    >>> bool(0.95 < posterior.mu[0, 0] < 1.0), bool(posterior.qbar[1] > posterior.qbar[0])
+    (True, True)
+    """
+    config = config or PriorConfig()
+    layout = evidence.layout
+    check_models(models)
+    spans = check_blocks(blocks, layout.d)
+    order = sorted(range(len(models)), key=lambda k: models[k].key)
+    inverse = np.argsort(np.array(order, dtype=np.int64))
+    ranked = [models[k] for k in order]
+    rows = _gather(evidence, [model.key for model in ranked])
+    a, b, n, q2 = _quality_sums(rows, layout)
+    offset = np.array([model.quality_offset for model in ranked], dtype=np.float64)
+    base = np.array([config.scale_intercept if start == 0 else config.scale_context for start, _ in spans])
+    # fmt: off
+    constants = np.array([
+        config.pool_precision_intercept, config.pool_precision, config.pool_mean, config.noise_count,
+        config.noise_variance, config.scale_count, float(config.iterations),
+    ])
+    # fmt: on
+    s2, m = np.empty(len(spans)), np.empty(layout.d)
+    mu, v = np.empty((len(models), layout.d)), np.empty((len(models), layout.d, layout.d))
+    sigma2 = float(_kernels.quality(a, b, n, q2, offset, spans, base**2, constants, s2, m, mu, v))
+    xbar = _mean_context(rows, layout)
+    qbar = np.maximum(((v * xbar).sum(axis=2) * xbar).sum(axis=1), 0.0)
+    beta, token_offset, ratio = derive_tokens(evidence, rows, config)
+    intercept, slope, pool = derive_latency(rows, ranked, config)
+    pool_scale2 = np.repeat(s2, spans[:, 1] - spans[:, 0])
+    # fmt: off
+    return Posterior(
+        tuple(models), mu[inverse], v[inverse], sigma2, qbar[inverse], n[inverse], xbar, m, pool_scale2, np.sqrt(s2),
+        beta, token_offset[inverse], ratio[inverse], intercept[inverse], slope[inverse], pool,
+    )
+    # fmt: on
+
+
+def _quality_sums(rows: Floats, layout: Layout) -> tuple[Floats, Floats, Floats, Floats]:
+    """Return (A[K, d, d], b[K, d], n[K], Σwq²[K]), votes without context folded into the intercept."""
+    count, d = len(rows), layout.d
+    a, b = np.empty((count, d, d)), rows[:, layout.b].copy()
+    n, q2 = np.maximum(rows[:, at.N], 0.0), np.maximum(rows[:, at.SQ2], 0.0)
+    for k, row in enumerate(rows):
+        _kernels.unpack(row[layout.a], a[k])
+        extra = row[at.N_FREE] - row[at.N]
+        if extra > _kernels.TINY * row[at.N_FREE]:  # less is what rounding left
+            a[k, 0, 0] += extra
+            b[k, 0] = row[at.Q_FREE]  # the intercept's column is 1, so b[0] is Σwq of the votes with context
+            n[k], q2[k] = row[at.N_FREE], max(row[at.Q2_FREE], 0.0)
+    return a, b, n, q2
+
+
+def _mean_context(rows: Floats, layout: Layout) -> Floats:
+    """Return the mean context of all votes, or the bare intercept before the first."""
+    total = math.fsum(np.maximum(rows[:, at.N], 0.0))
+    if total > _kernels.TINY:
+        mean: Floats = np.clip(rows[:, layout.sx].sum(axis=0) / total, -1e6, 1e6)
+        return mean
+    mean = np.zeros(layout.d)
+    mean[0] = 1.0
+    return mean

@@ -1,0 +1,109 @@
+"""The catalog: the models a request can be sent to, with prices, limits, capabilities and tags."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator
+from typing import Annotated
+
+from msgspec import Meta, Struct
+
+from banditroute.errors import ConfigError
+from banditroute.events import MAX_ID_BYTES, Request
+
+MAX_MODELS = 256
+
+
+class Model(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """One model: a name, prices in USD per million tokens, and what is known of it beforehand.
+
+    `generation` tells two models of one name apart: raise it when a provider swaps what is behind the
+    name, and learning starts afresh.
+    """
+
+    name: Annotated[str, Meta(min_length=1, max_length=MAX_ID_BYTES)]
+    input_usd_per_mtok: Annotated[float, Meta(ge=0.0, le=1e6)]
+    output_usd_per_mtok: Annotated[float, Meta(ge=0.0, le=1e6)]
+    generation: Annotated[int, Meta(ge=0, le=2**31 - 1)] = 0
+    context_window: Annotated[int, Meta(gt=0)] | None = None
+    capabilities: tuple[str, ...] = ()
+    tags: tuple[str, ...] = ()
+    prior_quality: Annotated[float, Meta(ge=0.0, le=1.0)] | None = None
+    prior_latency_ms: Annotated[float, Meta(gt=0.0)] | None = None
+    paused: bool = False
+
+
+class Catalog:
+    """The set of models, in the order of the configuration.
+
+    Parameters
+    ----------
+    models : iterable of Model
+        At least one, names unique.
+
+    Raises
+    ------
+    ConfigError
+        If there is no model, too many, or two share a name.
+
+    Examples
+    --------
+    >>> catalog = Catalog([Model(name="small", input_usd_per_mtok=0.1, output_usd_per_mtok=0.4)])
+    >>> catalog.names
+    ('small',)
+    """
+
+    def __init__(self, models: Iterable[Model]) -> None:
+        self.models: tuple[Model, ...] = tuple(models)
+        self.names: tuple[str, ...] = tuple(model.name for model in self.models)
+        if not self.models:
+            raise ConfigError("the catalog is empty: add at least one [[models]] table with a name and its prices")
+        if len(self.models) > MAX_MODELS:
+            raise ConfigError(f"the catalog has {len(self.models)} models; at most {MAX_MODELS} are supported")
+        for index, name in enumerate(self.names):
+            if len(name.encode("utf-8", "replace")) > MAX_ID_BYTES:
+                raise ConfigError(f"models[{index}].name has more than {MAX_ID_BYTES} bytes; choose a shorter name")
+            if name in self.names[:index]:
+                raise ConfigError(f"two models are named '{name}': names are unique; rename one of them")
+
+    def __len__(self) -> int:
+        return len(self.models)
+
+    def __iter__(self) -> Iterator[Model]:
+        return iter(self.models)
+
+    def __contains__(self, name: object) -> bool:
+        return name in self.names
+
+    def eligible(self, request: Request, input_tokens: float) -> list[bool]:
+        """Tell which models may serve a request, before any cost or latency limit.
+
+        Parameters
+        ----------
+        request : Request
+            Its `needs`, `allow`, `deny` and `max_output_tokens` are read.
+        input_tokens : float
+            Tokens of the input, given or estimated.
+
+        Returns
+        -------
+        list of bool
+            One flag per model, in catalog order.
+        """
+        tokens = input_tokens + (request.max_output_tokens or 0)
+        return [
+            not model.paused
+            and (model.context_window is None or tokens <= model.context_window)
+            and (not request.needs or set(request.needs) <= set(model.capabilities))
+            and (not request.allow or _named(model, request.allow))
+            and not (request.deny and _named(model, request.deny))
+            for model in self.models
+        ]
+
+    @property
+    def unrestricted(self) -> bool:
+        """Whether a request without needs, allow or deny may go to any model, whatever its length."""
+        return all(not model.paused and model.context_window is None for model in self.models)
+
+
+def _named(model: Model, names: tuple[str, ...]) -> bool:
+    return model.name in names or any(tag in names for tag in model.tags)

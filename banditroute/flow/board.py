@@ -1,0 +1,87 @@
+"""The board: the newest state record of every partition, and their sum.
+
+Own live partitions replace their slot. Slots are decayed to the newest log clock and summed in ascending
+partition order, so that floats agree between replicas.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+
+from banditroute.bandit.evidence import Evidence
+from banditroute.flow.learner import TICK_FLOOR_MS, Learner, LearnerSettings
+from banditroute.flow.snapshot import State
+
+
+class Board:
+    """Collects state records of one spec.
+
+    Parameters
+    ----------
+    d : int
+        Columns of the context.
+    spec_id : str
+        Records of another spec are ignored.
+    settings : LearnerSettings
+        For the half-life.
+    """
+
+    def __init__(self, d: int, spec_id: str, settings: LearnerSettings) -> None:
+        self._d = d
+        self._spec_id = spec_id
+        self._half_life = settings.half_life_ms
+        self.slots: dict[int, State] = {}
+
+    def put(self, state: State) -> bool:
+        """Take a record unless it is older than the one there; return whether it was taken."""
+        if state.spec_id != self._spec_id:
+            return False
+        there = self.slots.get(state.partition)
+        if there is not None and _version(state) < _version(there):
+            return False
+        self.slots[state.partition] = state
+        return True
+
+    def merged(self, own: Mapping[int, Learner]) -> tuple[Evidence, int]:
+        """Sum the evidence of all partitions.
+
+        Parameters
+        ----------
+        own : mapping of int to Learner
+            Live partitions of this process; they replace their slot.
+
+        Returns
+        -------
+        Evidence, int
+            The sum, and the number of journal records it covers.
+        """
+        parts: list[tuple[Evidence, int | None]] = []
+        covered = 0
+        for partition in sorted({*self.slots, *own}):
+            learner = own.get(partition)
+            if learner is not None:
+                parts.append((learner.evidence, learner.fields.clock))
+                covered += learner.j
+            else:
+                state = self.slots[partition]
+                parts.append((state.evidence, state.at.clock))
+                covered += state.j
+        latest = max((clock for _, clock in parts if clock is not None), default=None)
+        decayed = [self._decayed(evidence, clock, latest) for evidence, clock in parts]
+        return (Evidence.merge(decayed) if decayed else Evidence(self._d)), covered
+
+    def _decayed(self, evidence: Evidence, clock: int | None, latest: int | None) -> Evidence:
+        if self._half_life is None or clock is None or latest is None or clock == latest:
+            return evidence
+        tick = max(TICK_FLOOR_MS, int(self._half_life // 64))
+        factor = math.exp(-math.log(2.0) * ((latest - clock) * tick) / self._half_life)
+        aged = evidence.copy()
+        for key in aged.rows:
+            aged.scale(key, factor)
+        aged.scale_shared(factor)
+        return aged
+
+
+def _version(state: State) -> tuple[int, int]:
+    return (state.genesis.log_epoch, state.j)

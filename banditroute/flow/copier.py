@@ -1,0 +1,69 @@
+"""Copies feedback into the journals of the partitions where it may belong."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import NamedTuple
+
+from banditroute.catalog import Catalog
+from banditroute.events import Copied, Feedback, FieldMap, Rejected, decode_feedback, encode
+from banditroute.flow.decider import InputRecord, OutputRecord, Poison
+from banditroute.flow.partitioner import PartitionerWatch
+
+
+class CopiedBatch(NamedTuple):
+    """Journal records by target partition; `through` is the offset after the last feedback looked at."""
+
+    targets: dict[int, list[OutputRecord]]
+    poison: list[Poison]
+    copied: int
+    through: int
+
+
+class Copier:
+    """Finds the home of each feedback event.
+
+    By decision_id it is exact; by request_id it takes the partitioner in use; else a copy goes everywhere.
+
+    Parameters
+    ----------
+    catalog : Catalog
+        Feedback on a model that does not exist is refused here, with a reason.
+    watch : PartitionerWatch
+        Which partitioner wrote the requests.
+    field_map : mapping of str to str
+        Where our fields are in the user's payload.
+    """
+
+    def __init__(self, catalog: Catalog, watch: PartitionerWatch, field_map: dict[str, str]) -> None:
+        self._catalog = catalog
+        self._watch = watch
+        self._field_map = FieldMap(field_map) if field_map else None
+
+    def copy(self, source: int, records: Sequence[InputRecord]) -> CopiedBatch:
+        """Turn feedback records of one partition, in offset order, into journal records."""
+        targets: dict[int, list[OutputRecord]] = {}
+        poison: list[Poison] = []
+        for record in records:
+            feedback = decode_feedback(record.value, self._field_map)
+            home = feedback if isinstance(feedback, Rejected) else self._home(feedback)
+            if isinstance(feedback, Rejected) or isinstance(home, Rejected):
+                poison.append(Poison(record, home.reason if isinstance(home, Rejected) else ""))
+                continue
+            everywhere = home is None
+            value = encode(Copied((source, record.offset), feedback, everywhere))
+            for target in range(self._watch.count) if home is None else (home,):
+                targets.setdefault(target, []).append(OutputRecord(None, value))
+        return CopiedBatch(targets, poison, len(records) - len(poison), records[-1].offset + 1)
+
+    def _home(self, feedback: Feedback) -> int | None | Rejected:
+        if feedback.model is not None and feedback.model not in self._catalog:
+            return Rejected(f"feedback names model '{feedback.model}', which is not in the catalog - at `$.model`")
+        if feedback.decision_id is None:
+            return self._watch.home(feedback.request_id)
+        partition = int(feedback.decision_id.partition("-")[0])
+        if partition >= self._watch.count:
+            return Rejected(
+                f"decision_id names partition {partition}, but there are {self._watch.count} - at `$.decision_id`"
+            )
+        return partition

@@ -1,0 +1,132 @@
+"""The binary header of a decision record: the context and every model's prediction, as logged.
+
+Learning reads contexts and predictions from here alone, so that evidence depends on the log and on
+nothing that happened to be in memory. Layout: docs/EVENTS.md.
+"""
+
+from __future__ import annotations
+
+import struct
+from collections.abc import Sequence
+from functools import lru_cache
+from typing import Final, NamedTuple
+
+import numpy as np
+import numpy.typing as npt
+
+from banditroute.bandit.evidence import ModelKey
+from banditroute.errors import StateError
+
+HEADER_NAME: Final = "banditroute"
+MAGIC: Final = b"BRD1"
+VERSION: Final = 1
+COLUMNS: Final = 5  # quality, sd, log_tokens, cost, log_latency
+_FIXED: Final = struct.Struct("<4sHHHHI8sq")
+_NAME: Final = struct.Struct("<IH")
+_SHADOW: Final = 1
+
+
+class Predicted(NamedTuple):
+    """What a decision logged of one model, and the context it saw."""
+
+    key: ModelKey
+    x: npt.NDArray[np.float32]
+    quality: float
+    sd: float
+    log_tokens: float
+    cost: float
+    log_latency: float
+
+
+class Header(NamedTuple):
+    """A parsed header; `keys` are all models of the catalog at that time."""
+
+    request_offset: int
+    spec_id: str
+    shadow: bool
+    keys: tuple[ModelKey, ...]
+    x: npt.NDArray[np.float32]
+    predictions: npt.NDArray[np.float64]
+
+    def predicted(self, name: str) -> Predicted | None:
+        """Return the prediction of a model by name, or None if the catalog did not have it."""
+        for index, key in enumerate(self.keys):
+            if key.name == name:
+                return Predicted(key, self.x, *map(float, self.predictions[index]))
+        return None
+
+
+class HeaderWriter:
+    """Writes the headers of one batch for a fixed catalog and spec.
+
+    Parameters
+    ----------
+    keys : sequence of ModelKey
+        The catalog, in the order of the prediction rows.
+    spec_id : str
+        16 hexadecimal digits.
+    d : int
+        Columns of the context.
+    """
+
+    def __init__(self, keys: Sequence[ModelKey], spec_id: str, d: int) -> None:
+        self.d = d
+        self.k = len(keys)
+        self._spec = bytes.fromhex(spec_id)
+        encoded = [(key.generation, key.name.encode()) for key in keys]
+        self._names = b"".join(_NAME.pack(generation, len(name)) + name for generation, name in encoded)
+
+    def write(
+        self,
+        offsets: Sequence[int],
+        x: npt.NDArray[np.float32],
+        predictions: npt.NDArray[np.float64],
+        shadow: bool,
+    ) -> list[bytes]:
+        """Return one header per row of x[n, d] and predictions[n, K, 5]."""
+        n = len(offsets)
+        body = _FIXED.size + 4 * self.d
+        size = body + 8 * COLUMNS * self.k
+        table = np.empty((n, size), np.uint8)
+        fixed = _FIXED.pack(MAGIC, VERSION, self.d, self.k, _SHADOW if shadow else 0, 0, self._spec, 0)
+        table[:, : _FIXED.size] = np.frombuffer(fixed, np.uint8)
+        table[:, _FIXED.size - 8 : _FIXED.size] = np.asarray(offsets, "<i8").reshape(n, 1).view(np.uint8)
+        table[:, _FIXED.size : body] = np.ascontiguousarray(x, "<f4").view(np.uint8).reshape(n, 4 * self.d)
+        table[:, body:] = np.ascontiguousarray(predictions, "<f8").view(np.uint8).reshape(n, size - body)
+        flat = table.tobytes()
+        names = self._names
+        return [flat[i * size : (i + 1) * size] + names for i in range(n)]
+
+
+def request_offset_of(header: bytes) -> int:
+    """Read only the request offset; raises StateError for bytes that are not a header."""
+    if len(header) < _FIXED.size or header[:4] != MAGIC:
+        raise StateError("a decision record carries no banditroute header: the decisions topic holds foreign records")
+    return int(_FIXED.unpack_from(header)[7])
+
+
+def parse_header(header: bytes) -> Header:
+    """Parse a header; raises StateError when it is damaged or of another version."""
+    request_offset_of(header)
+    _, version, d, k, flags, _, spec, offset = _FIXED.unpack_from(header)
+    if version != VERSION:
+        raise StateError(f"a decision header has version {version}; this build reads version {VERSION}: upgrade it")
+    body = _FIXED.size + 4 * d
+    names = body + 8 * COLUMNS * k
+    if len(header) < names:
+        raise StateError("a decision header is cut short: the decisions topic is damaged")
+    x = np.frombuffer(header, "<f4", d, _FIXED.size).astype(np.float32)  # a writable, aligned copy for the kernels
+    predictions = np.frombuffer(header, "<f8", COLUMNS * k, body).reshape(k, COLUMNS)
+    return Header(offset, spec.hex(), bool(flags & _SHADOW), _names(header[names:], k), x, predictions)
+
+
+@lru_cache(maxsize=256)
+def _names(blob: bytes, k: int) -> tuple[ModelKey, ...]:
+    keys = []
+    at = 0
+    for _ in range(k):
+        generation, length = _NAME.unpack_from(blob, at)
+        at += _NAME.size
+        keys.append(ModelKey(blob[at : at + length].decode(), generation))
+        at += length
+    return tuple(keys)

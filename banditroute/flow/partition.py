@@ -1,0 +1,326 @@
+"""One partition: its learner, where it stands in its logs, and what it owes them.
+
+States go one way and back only through a new restore::
+
+    RESTORING ──replayed──> RUNNING ──failure, lost ownership──> SUSPENDED ──> RESTORING
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Iterable, Sequence
+from typing import Final
+
+import msgspec
+
+from banditroute.bandit.evidence import Evidence
+from banditroute.errors import StateError
+from banditroute.events import Control, Decided, Edit, Expire, decode_decision_key, encode
+from banditroute.flow.decider import OutputRecord
+from banditroute.flow.header import HEADER_NAME, parse_header, request_offset_of
+from banditroute.flow.learner import Fields, Learner, LearnerSettings, Ready
+from banditroute.flow.pending import KnownDecision
+from banditroute.flow.snapshot import Genesis, Mark, State, mark_of, settings_digest
+
+CHECKPOINT_EVERY: Final = 1000  # journal records between two remembered positions
+MAX_CHECKPOINTS: Final = 512  # beyond it every other one is forgotten
+RESEND_MS: Final = 2000.0  # a Decided or Control that the journal does not show by then is sent again
+
+
+class Partition:
+    """Partition `number` of decisions, journal and state.
+
+    Parameters
+    ----------
+    state : State
+        The newest state record: genesis or later.
+    d : int
+        Columns of the context.
+    spec_id : str
+        The feature spec in force.
+    settings : LearnerSettings
+        What evidence depends on beside the log.
+
+    Raises
+    ------
+    StateError
+        If the state was learned under another spec or other settings.
+
+    Notes
+    -----
+    Restoring: `read_decision` for every record of decisions from `decisions_from` to its end, then `begin`, then
+    `apply` for every record of the journal from `journal_from`, then `finish`.
+    """
+
+    def __init__(self, state: State, d: int, spec_id: str, settings: LearnerSettings) -> None:
+        self.number = state.partition
+        self._refuse_foreign(state, d, spec_id, settings)
+        self._restored = state
+        self._digest = state.digest
+        self.genesis: Genesis = state.genesis
+        self._journal_mark: Mark | None = state.journal_mark
+        self._decisions_mark: Mark | None = state.decisions_mark
+        self._unverified = {"journal": state.journal_mark, "decisions": state.decisions_mark}
+        learner = Learner(state.partition, d, spec_id, settings)
+        anchor = state.anchor.copy()
+        learner.fields = anchor
+        anchor.D = max(anchor.D, anchor.X)
+        anchor.rD = anchor.rX  # the scan from X finds the firsts again
+        learner.end = anchor.X
+        learner.r = anchor.rX
+        learner.j = state.replay_from
+        learner.frozen = True
+        self.learner = learner
+        self._checkpoints: list[tuple[int, Fields]] = [(state.replay_from, state.anchor.copy())]
+        self.published_j = state.j
+        self._announced = 0
+        self._announced_at = 0.0
+        self._controls: dict[int, Edit] = {}
+        self._control_sent = -1
+        self._control_sent_at = 0.0
+
+    def _refuse_foreign(self, state: State, d: int, spec_id: str, settings: LearnerSettings) -> None:
+        if (state.spec_id, state.d) != (spec_id, d):
+            raise StateError(
+                f"the state of partition {state.partition} was learned with feature spec {state.spec_id}, but [features] "
+                f"says {spec_id}: put the old [features] back, or name a new state topic and run `banditroute topics create`"
+            )
+        if state.digest != settings_digest(settings):
+            raise StateError(
+                f"the state of partition {state.partition} was learned with other settings of [learning] or "
+                "feedback.max_parked: put them back, or name a new state topic and run `banditroute topics create`"
+            )
+
+    # -- restore -----------------------------------------------------------------------------------
+
+    @property
+    def decisions_from(self) -> int:
+        """The decisions offset a restore reads from."""
+        mark = self._restored.decisions_mark
+        return min(self._restored.anchor.X, mark[0] if mark else self._restored.anchor.X)
+
+    @property
+    def journal_from(self) -> int:
+        """The journal offset a restore reads from."""
+        mark = self._restored.journal_mark
+        return min(self._restored.replay_from, mark[0] if mark else self._restored.replay_from)
+
+    @property
+    def resume_at(self) -> int:
+        """The journal offset the restored state covers up to."""
+        return self._restored.j
+
+    def begin(self) -> None:
+        """Open the decisions the anchor already knew; call once decisions have been read to their end."""
+        self._require_mark("decisions")
+        learner = self.learner
+        if learner.end < learner.fields.D:
+            raise StateError(
+                f"decisions of partition {self.number} end at {learner.end}, but the state knows {learner.fields.D} of them: "
+                "the decisions topic was truncated or replaced"
+            )
+        learner.take_in(learner.fields.D)
+
+    def finish(self) -> None:
+        """End the restore: the journal was read to the end it had when the restore began."""
+        self._thaw_if_due(self.learner.j)
+        if self.learner.frozen:
+            raise StateError(
+                f"the journal of partition {self.number} ends at {self.learner.j}, but its state covers {self._restored.j} "
+                "records: the journal topic was truncated or replaced"
+            )
+        self._announced = self.learner.fields.D
+
+    def _thaw_if_due(self, offset: int) -> None:
+        learner, state = self.learner, self._restored
+        if not learner.frozen or offset < state.j:
+            return
+        self._require_mark("journal")
+        learner.j = state.j
+        if learner.fields != state.at or len(learner.parked) != state.parked:
+            raise StateError(
+                f"replaying partition {self.number} does not lead to what its state record says: "
+                "the topics do not belong together or are damaged"
+            )
+        learner.evidence = state.evidence.copy()
+        learner.ledger = state.ledger.copy()
+        learner.frozen = False
+
+    def _require_mark(self, log: str) -> None:
+        mark = self._unverified[log]
+        if mark is not None:
+            raise StateError(
+                f"the {log} of partition {self.number} no longer holds record {mark[0]} as the state knew it: "
+                "the topic was truncated or replaced"
+            )
+
+    def skip_mark(self, log: str) -> None:
+        """Do without the check of a log's mark: retention has rightly removed that record."""
+        self._unverified[log] = None
+
+    def _verify(self, log: str, offset: int, value: bytes | None) -> None:
+        mark = self._unverified[log]
+        if mark is not None and offset == mark[0] and mark == mark_of(offset, value):
+            self._unverified[log] = None
+
+    # -- decisions ---------------------------------------------------------------------------------
+
+    def read_decision(self, offset: int, timestamp: int, value: bytes | None, headers: Iterable[tuple[str, bytes]]) -> None:
+        """Take note of a decision record read from the log."""
+        self._verify("decisions", offset, value)
+        if offset < self.learner.end:
+            return
+        header = next((content for name, content in headers if name == HEADER_NAME), b"")
+        try:
+            key = decode_decision_key(value or b"")
+        except (msgspec.DecodeError, UnicodeDecodeError) as error:
+            raise StateError(f"decision record {offset} of partition {self.number} cannot be read: {error}") from error
+        shadow = parse_header(header).shadow
+        known = KnownDecision(
+            offset, timestamp, request_offset_of(header), key.request_id, key.model, key.tenant, shadow, header
+        )
+        self.learner.know(known)
+        self._decisions_mark = mark_of(offset, value)
+
+    def acknowledged(self, records: Sequence[OutputRecord], known: Sequence[KnownDecision], base: int, timestamp: int) -> bool:
+        """Take note of decisions of our own that the broker acknowledged at log offset `base`.
+
+        Returns
+        -------
+        bool
+            False when there is a gap before `base`: read decisions from `learner.end` to their end first.
+        """
+        if base != self.learner.end:
+            return False
+        for index, decision in enumerate(known):
+            decision.offset = base + index
+            decision.timestamp = timestamp
+            self.learner.know(decision)
+        if records:
+            self._decisions_mark = mark_of(base + len(records) - 1, records[-1].value)
+        return True
+
+    # -- journal -----------------------------------------------------------------------------------
+
+    def apply(self, offset: int, timestamp: int, value: bytes | None) -> Ready:
+        """Apply one journal record, remembering positions on the way; see `Learner.apply`."""
+        self._verify("journal", offset, value)
+        learner = self.learner
+        if offset < learner.j:
+            return Ready()
+        self._thaw_if_due(offset)
+        if learner.j >= self._checkpoints[-1][0] + CHECKPOINT_EVERY:
+            self._checkpoints.append((learner.j, learner.fields.copy()))
+            if len(self._checkpoints) > MAX_CHECKPOINTS:
+                del self._checkpoints[1::2]
+        ready = learner.apply(offset, timestamp, value)
+        self._journal_mark = mark_of(offset, value)
+        return ready
+
+    def learn_of_control(self, number: int, edit: Edit) -> None:
+        """Take note of a control record; it acts once the journal holds its copy."""
+        if number > self.learner.fields.cursor:
+            self._controls[number] = edit
+
+    def owed(self, now_ms: float) -> list[OutputRecord]:
+        """Return the Decided and Control records that the journal does not show yet."""
+        learner = self.learner
+        records = []
+        waiting = self._announced > learner.fields.D and now_ms - self._announced_at < RESEND_MS
+        if learner.end > (self._announced if waiting else learner.fields.D):
+            records.append(OutputRecord(None, encode(Decided(learner.end))))
+            self._announced, self._announced_at = learner.end, now_ms
+        cursor = learner.fields.cursor
+        for number in [number for number in self._controls if number <= cursor]:
+            del self._controls[number]
+        if self._control_sent > cursor and now_ms - self._control_sent_at < RESEND_MS:
+            cursor = self._control_sent
+        due = sorted(number for number in self._controls if number > cursor)
+        if due:
+            records += [OutputRecord(None, encode(Control(number, self._controls[number]))) for number in due]
+            self._control_sent, self._control_sent_at = due[-1], now_ms
+        return records
+
+    def resend(self) -> None:
+        """Forget what was sent: an append failed, so everything owed is owed again."""
+        self._announced = self.learner.fields.D
+        self._control_sent = -1
+
+    def expiry(self, now_ms: float, join_window_ms: float, max_open: int) -> OutputRecord | None:
+        """Return the Expire record that is due, if any."""
+        learner = self.learner
+        before = int(now_ms - join_window_ms)
+        upto = learner.fields.X
+        surplus = len(learner.pending) - max_open
+        for index, decision in enumerate(learner.pending):
+            if decision.known.timestamp >= before and index >= surplus:
+                break
+            upto = decision.known.offset + 1
+        given_up = bool(learner.parked) and learner.parked[0].timestamp < before
+        return OutputRecord(None, encode(Expire(upto, before))) if upto > learner.fields.X or given_up else None
+
+    # -- state -------------------------------------------------------------------------------------
+
+    @property
+    def dirty(self) -> bool:
+        """Whether something was applied since the last published state."""
+        return not self.learner.frozen and self.learner.j > self.published_j
+
+    def snapshot(self) -> State:
+        """Return the state record as of now."""
+        learner = self.learner
+        touched = learner.pending.first_touch()
+        low = learner.j if touched is None else min(touched, learner.j)
+        if learner.parked:
+            low = min(low, min(parked.journal_offset for parked in learner.parked))
+        while len(self._checkpoints) > 1 and self._checkpoints[1][0] <= low:
+            del self._checkpoints[0]
+        replay_from, anchor = self._checkpoints[0]
+        if low == learner.j:  # nothing open was touched: the newest position is anchor enough
+            replay_from, anchor = learner.j, learner.fields
+        return State(
+            partition=self.number,
+            spec_id=learner.spec_id,
+            d=learner.evidence.layout.d,
+            genesis=self.genesis,
+            digest=self._digest,
+            j=learner.j,
+            replay_from=replay_from,
+            at=learner.fields.copy(),
+            anchor=anchor.copy(),
+            ledger=learner.ledger.copy(),
+            parked=len(learner.parked),
+            evidence=learner.evidence.copy(),
+            journal_mark=self._journal_mark,
+            decisions_mark=self._decisions_mark,
+        )
+
+
+def genesis_state(
+    partition: int,
+    d: int,
+    spec_id: str,
+    settings: LearnerSettings,
+    genesis: Genesis,
+    *,
+    request_offset: int = 0,
+    decisions_offset: int = 0,
+    journal_offset: int = 0,
+) -> State:
+    """Return the state that a partition begins with: no evidence, and where its logs stood."""
+    start = Fields(D=decisions_offset, X=decisions_offset, rD=request_offset, rX=request_offset)
+    start.hi = {source: offset - 1 for source, offset in genesis.feedback_start.items() if offset > 0}
+    return State(
+        partition=partition,
+        spec_id=spec_id,
+        d=d,
+        genesis=genesis,
+        digest=settings_digest(settings),
+        j=journal_offset,
+        replay_from=journal_offset,
+        at=start.copy(),
+        anchor=start.copy(),
+        ledger=Counter(),
+        parked=0,
+        evidence=Evidence(d),
+    )

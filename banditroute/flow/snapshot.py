@@ -1,0 +1,175 @@
+"""State records: all that one partition learned and the offsets that this covers, as one atom.
+
+Offset and statistics travel in one record, so no crash can separate them. Layout: docs/EVENTS.md.
+"""
+
+from __future__ import annotations
+
+import struct
+import zlib
+from collections import Counter
+from hashlib import blake2b
+from typing import Final
+
+import msgspec
+import numpy as np
+from msgspec import Struct, field
+
+from banditroute.bandit.evidence import Evidence, ModelKey
+from banditroute.errors import StateError
+from banditroute.flow.learner import Fields, LearnerSettings
+
+MAGIC: Final = b"BRS1"
+VERSION: Final = 1
+MAX_STATE_BYTES: Final = 8 << 20
+_HEAD: Final = struct.Struct("<4sHHI")
+_CRC: Final = struct.Struct("<I")
+
+Mark = tuple[int, int]  # offset and crc32 of the value of the last record read
+
+
+class Genesis(Struct, frozen=True, kw_only=True):
+    """What is fixed when a partition's state begins."""
+
+    log_epoch: int
+    hash_key: str
+    feedback_start: dict[int, int] = field(default_factory=dict)
+
+
+class State(Struct, kw_only=True):
+    """One state record; `at` and `anchor` are the fields as of `j` and as of `replay_from`."""
+
+    partition: int
+    spec_id: str
+    d: int
+    genesis: Genesis
+    digest: str
+    j: int
+    replay_from: int
+    at: Fields
+    anchor: Fields
+    ledger: Counter[str]
+    parked: int
+    evidence: Evidence
+    journal_mark: Mark | None = None
+    decisions_mark: Mark | None = None
+
+    @property
+    def key(self) -> bytes:
+        """The record's Kafka key: compaction keeps the newest per partition and spec."""
+        return f"{self.partition}/{self.spec_id}".encode()
+
+
+class _Meta(Struct, kw_only=True):
+    """The JSON part."""
+
+    partition: int
+    spec_id: str
+    d: int
+    log_epoch: int
+    hash_key: str
+    digest: str
+    j: int
+    replay_from: int
+    at: Fields
+    anchor: Fields
+    keys: list[tuple[str, int]]
+    ledger: dict[str, int]
+    parked: int
+    feedback_start: dict[int, int]
+    journal_mark: Mark | None = None
+    decisions_mark: Mark | None = None
+
+
+_decoder = msgspec.json.Decoder(_Meta)
+_encoder = msgspec.json.Encoder()
+
+
+def settings_digest(settings: LearnerSettings) -> str:
+    """Digest of the settings that evidence depends on."""
+    return blake2b(_encoder.encode(settings), digest_size=8).hexdigest()
+
+
+def mark_of(offset: int, value: bytes | None) -> Mark:
+    """Mark a record so that a later reader can tell that it is still the same."""
+    return (offset, zlib.crc32(value or b""))
+
+
+def encode_state(state: State) -> bytes:
+    """Encode a state record.
+
+    Raises
+    ------
+    StateError
+        If it is larger than 8 MiB.
+    """
+    evidence = state.evidence
+    keys = sorted(evidence.rows)
+    genesis = state.genesis
+    meta = _Meta(
+        partition=state.partition,
+        spec_id=state.spec_id,
+        d=state.d,
+        log_epoch=genesis.log_epoch,
+        hash_key=genesis.hash_key,
+        digest=state.digest,
+        j=state.j,
+        replay_from=state.replay_from,
+        at=state.at,
+        anchor=state.anchor,
+        keys=[(key.name, key.generation) for key in keys],
+        ledger=dict(sorted(state.ledger.items())),
+        parked=state.parked,
+        feedback_start=genesis.feedback_start,
+        journal_mark=state.journal_mark,
+        decisions_mark=state.decisions_mark,
+    )
+    text = _encoder.encode(meta)
+    numbers = np.concatenate([evidence.shared, *(evidence.rows[key] for key in keys)]).astype("<f8", copy=False)
+    body = _HEAD.pack(MAGIC, VERSION, 0, len(text)) + text + numbers.tobytes()
+    if len(body) + _CRC.size > MAX_STATE_BYTES:
+        raise StateError(
+            f"the state of partition {state.partition} needs {len(body)} bytes, more than {MAX_STATE_BYTES}: "
+            "use fewer models or fewer feature columns"
+        )
+    return body + _CRC.pack(zlib.crc32(body))
+
+
+def decode_state(value: bytes | None) -> State:
+    """Decode a state record; raises StateError when it is damaged, cut short or of another version."""
+    if value is None or len(value) < _HEAD.size + _CRC.size or value[:4] != MAGIC:
+        raise StateError("a state record does not begin as one: the state topic holds foreign records or is damaged")
+    if zlib.crc32(value[: -_CRC.size]) != _CRC.unpack_from(value, len(value) - _CRC.size)[0]:
+        raise StateError("a state record fails its checksum: it was damaged or cut short")
+    _, version, _, length = _HEAD.unpack_from(value)
+    if version != VERSION:
+        raise StateError(f"a state record has version {version}; this build reads version {VERSION}: upgrade it")
+    try:
+        meta = _decoder.decode(value[_HEAD.size : _HEAD.size + length])
+    except (msgspec.DecodeError, UnicodeDecodeError) as error:
+        raise StateError(f"a state record cannot be read: {error}") from error
+    evidence = Evidence(meta.d)
+    shared, row = evidence.layout.shared_size, evidence.layout.row_size
+    numbers = np.frombuffer(value[_HEAD.size + length : -_CRC.size], "<f8").astype(np.float64)
+    if numbers.size != shared + row * len(meta.keys):
+        raise StateError("a state record holds another number of statistics than it says")
+    evidence.shared[:] = numbers[:shared]
+    for index, (name, generation) in enumerate(meta.keys):
+        start = shared + index * row
+        evidence.rows[ModelKey(name, generation)] = numbers[start : start + row].copy()
+    return State(
+        partition=meta.partition,
+        spec_id=meta.spec_id,
+        d=meta.d,
+        genesis=Genesis(log_epoch=meta.log_epoch, hash_key=meta.hash_key, feedback_start=meta.feedback_start),
+        digest=meta.digest,
+        j=meta.j,
+        replay_from=meta.replay_from,
+        at=meta.at,
+        anchor=meta.anchor,
+        ledger=Counter(meta.ledger),
+        parked=meta.parked,
+        evidence=evidence,
+        journal_mark=meta.journal_mark,
+        decisions_mark=meta.decisions_mark,
+    )

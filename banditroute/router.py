@@ -1,0 +1,234 @@
+"""The library face: one partition in memory, no Kafka, no files, no threads.
+
+>>> from banditroute import Router
+>>> router = Router.from_dict({"models": [
+...     {"name": "small", "input_usd_per_mtok": 0.1, "output_usd_per_mtok": 0.4},
+...     {"name": "large", "input_usd_per_mtok": 2.0, "output_usd_per_mtok": 8.0}]})
+>>> decision = router.decide({"request_id": "r-1", "prompt": "Translate: good morning"})
+>>> decision.model in ("small", "large")
+True
+>>> router.learn({"request_id": "r-1", "kind": "thumb", "value": True})
+'applied'
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterable, Mapping
+from typing import Any
+
+from banditroute_features import Encoder, FeatureSpec
+
+from banditroute.bandit.evidence import Evidence, ModelKey
+from banditroute.bandit.posterior import ModelPrior, Posterior
+from banditroute.bandit.thompson import Policy
+from banditroute.catalog import Catalog
+from banditroute.config import Config, from_dict, load
+from banditroute.errors import ConfigError, InputError
+from banditroute.events import Copied, Decision, Edit, Feedback, Rejected, Request, encode, feedback_of, request_of
+from banditroute.events import Control as ControlRecord
+from banditroute.flow.decider import Decider, InputRecord, no_decisions
+from banditroute.flow.learner import LearnerSettings, Ready
+from banditroute.flow.partition import Partition, genesis_state
+from banditroute.flow.snapshot import Genesis
+
+
+def learner_settings(config: Config) -> LearnerSettings:
+    """Return the settings that evidence depends on."""
+    learning = config.learning
+    return LearnerSettings(
+        half_life_ms=None if learning.half_life is None else 1000.0 * learning.half_life,
+        thumb_weight=learning.thumb_weight,
+        score_weight=learning.score_weight,
+        outcome_weight=learning.outcome_weight,
+        max_parked=config.feedback.max_parked,
+    )
+
+
+def make_encoder(config: Config) -> Encoder:
+    """Return the encoder of a configuration; raises ConfigError for a wrong [features] table."""
+    try:
+        return Encoder(FeatureSpec.from_dict(config.features))
+    except ValueError as error:
+        raise ConfigError(f"[features]: {error}") from error
+
+
+def make_policy(config: Config, spec: FeatureSpec) -> Policy:
+    """Return the policy of a configuration, before any evidence."""
+    blocks = [(block.start, block.stop) for block in spec.blocks]
+    return Policy(
+        model_priors(config.catalog), blocks, seed=config.learning.seed, greedy=config.engine.mode == "frozen"
+    )
+
+
+def model_priors(catalog: Catalog) -> list[ModelPrior]:
+    """Return what the catalog declares of its models: quality relative to the mean of the declared, latency."""
+    declared = [model.prior_quality for model in catalog if model.prior_quality is not None]
+    mean = sum(declared) / len(declared) if declared else 0.0
+    return [
+        ModelPrior(
+            ModelKey(model.name, model.generation),
+            quality_offset=0.0 if model.prior_quality is None else model.prior_quality - mean,
+            latency_ms=float("nan") if model.prior_latency_ms is None else model.prior_latency_ms,
+        )
+        for model in catalog
+    ]
+
+
+class Router:
+    """Decides and learns in memory, with the code that the engine runs.
+
+    Parameters
+    ----------
+    config : Config
+        Models, features, objective and learning are read; `kafka` and `engine` are not needed.
+
+    Notes
+    -----
+    The router has no clock: time is what `now` says, in Unix seconds, and stands still when it is not given. The
+    join window, forgetting and `max_request_age` go by it. Not thread-safe.
+    """
+
+    def __init__(self, config: Config) -> None:
+        self._config = config
+        self._catalog = config.catalog
+        encoder = make_encoder(config)
+        self._policy = make_policy(config, encoder.spec)
+        self._decider = Decider(config, self._catalog, encoder, self._policy)
+        settings = learner_settings(config)
+        genesis = Genesis(log_epoch=0, hash_key="")
+        start = genesis_state(0, encoder.spec.d, encoder.spec.spec_id, settings, genesis)
+        self._partition = Partition(start, encoder.spec.d, encoder.spec.spec_id, settings)
+        self._partition.begin()
+        self._partition.finish()
+        self._now_ms = 0.0
+        self._requests = 0
+        self._feedback = 0
+        self._controls = 0
+        self._updates = 0
+        self._covered = 0
+        self._frozen = config.engine.mode == "frozen"
+
+    @classmethod
+    def from_config(cls, path: str | os.PathLike[str]) -> Router:
+        """Build a router from a configuration file; raises ConfigError."""
+        return cls(load(path))
+
+    @classmethod
+    def from_dict(cls, document: Mapping[str, Any]) -> Router:
+        """Build a router from a parsed configuration; raises ConfigError."""
+        return cls(from_dict(document))
+
+    @property
+    def posterior(self) -> Posterior:
+        """What is believed now; immutable."""
+        return self._policy.posterior
+
+    @property
+    def evidence(self) -> Evidence:
+        """What was learned, as a copy."""
+        return self._partition.learner.evidence.copy()
+
+    @property
+    def ledger(self) -> dict[str, int]:
+        """What became of every feedback."""
+        return dict(self._partition.learner.ledger)
+
+    def decide(self, request: Request | Mapping[str, Any], now: float | None = None) -> Decision:
+        """Decide one request.
+
+        Parameters
+        ----------
+        request : Request or mapping
+            As in docs/EVENTS.md.
+        now : float, optional
+            Unix seconds.
+
+        Raises
+        ------
+        InputError
+            If the request is not valid, or its request_id already has an open decision.
+        """
+        return self.decide_many([request], now)[0]
+
+    def decide_many(self, requests: Iterable[Request | Mapping[str, Any]], now: float | None = None) -> list[Decision]:
+        """Decide many requests at once, with one posterior; see `decide`."""
+        self._advance(now)
+        valid = self._valid(requests)
+        if not valid:
+            return []
+        first = self._requests
+        stamp = int(self._now_ms)
+        fresh = [(InputRecord(first + i, stamp, None, None), request) for i, request in enumerate(valid)]
+        batch = no_decisions(first + len(fresh))
+        version = f"{self._covered}+{self._updates}"
+        prices = self._partition.learner.fields.prices
+        self._decider.decide_requests(0, fresh, prices, version, self._now_ms, batch)
+        self._requests = batch.through
+        self._partition.acknowledged(batch.records, batch.known, self._partition.learner.end, stamp)
+        for record in self._partition.owed(self._now_ms):
+            self._append(record.value)
+        return batch.decisions
+
+    def _valid(self, requests: Iterable[Request | Mapping[str, Any]]) -> list[Request]:
+        valid: list[Request] = []
+        ids: set[str] = set()
+        for index, event in enumerate(requests):
+            request = request_of(event)
+            if isinstance(request, Rejected):
+                raise InputError(f"request {index} is not valid: {request.reason}")
+            if request.request_id in ids or self._partition.learner.has_request(request.request_id):
+                raise InputError(f"request_id '{request.request_id}' already has an open decision: give each request its own id")
+            ids.add(request.request_id)
+            valid.append(request)
+        return valid
+
+    def learn(self, feedback: Feedback | Mapping[str, Any], now: float | None = None) -> str:
+        """Learn from one feedback event.
+
+        Returns
+        -------
+        str
+            What became of it: ``applied``, ``revised``, ``duplicate``, ``late``, ``foreign``, ``rejected``, or ``parked`` while its
+            request is unknown.
+
+        Raises
+        ------
+        InputError
+            If the feedback is not valid or names a model that is not in the catalog.
+        """
+        self._advance(now)
+        event = feedback_of(feedback)
+        if isinstance(event, Rejected):
+            raise InputError(f"feedback is not valid: {event.reason}")
+        if event.model is not None and event.model not in self._catalog:
+            raise InputError(f"feedback names model '{event.model}', which is not in the catalog")
+        copied = Copied((0, self._feedback), event)
+        self._feedback += 1
+        return self._append(encode(copied)).outcome or ""
+
+    def control(self, edit: Edit, now: float | None = None) -> None:
+        """Apply a control edit, such as a price; it acts on the next decision."""
+        self._advance(now)
+        self._append(encode(ControlRecord(self._controls, edit)))
+        self._controls += 1
+
+    def _advance(self, now: float | None) -> None:
+        if now is not None:
+            self._now_ms = max(self._now_ms, 1000.0 * now)
+        feedback = self._config.feedback
+        if len(self._partition.learner.pending) > feedback.max_open or now is not None:
+            record = self._partition.expiry(self._now_ms, 1000.0 * feedback.join_window, feedback.max_open)
+            if record is not None:
+                self._append(record.value)
+
+    def _append(self, value: bytes) -> Ready:
+        learner = self._partition.learner
+        ready = self._partition.apply(learner.j, int(self._now_ms), value)
+        for key, x, vote, weight in ready.learned:
+            self._policy.observe(key, x, vote.quality, weight)
+        self._updates += len(ready.learned)
+        if not self._frozen and (ready.control or (ready.learned and self._policy.due)):
+            self._policy.derive(learner.evidence)
+            self._covered, self._updates = learner.j, 0
+        return ready

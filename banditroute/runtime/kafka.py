@@ -1,0 +1,347 @@
+"""Kafka through aiokafka; see `banditroute.runtime.ports.Client`."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import logging
+import ssl
+import time
+from collections.abc import AsyncIterator, Collection, Iterable, Mapping, Sequence
+from typing import Any, Final
+
+from aiokafka import AIOKafkaConsumer, AIOKafkaProducer, ConsumerRebalanceListener
+from aiokafka import TopicPartition as KafkaPartition
+from aiokafka.admin import AIOKafkaAdminClient, NewTopic
+from aiokafka.coordinator.assignors.range import RangePartitionAssignor
+from aiokafka.errors import IllegalStateError, KafkaError, TopicAlreadyExistsError
+from aiokafka.helpers import create_ssl_context
+
+from banditroute.config import Config
+from banditroute.errors import BrokerError, BrokerUnavailable, ConfigError
+from banditroute.flow.decider import InputRecord, OutputRecord
+from banditroute.runtime.ports import Ack, AppendFailed, Assignment, TopicPartition, TopicSpec
+
+log = logging.getLogger("banditroute.kafka")
+
+BATCH_BYTES: Final = 900_000  # under Kafka's default message.max.bytes of 1,048,588, which bounds a whole batch
+RETRY_SECONDS: Final = 0.5
+MAX_RETRY_SECONDS: Final = 5.0
+
+
+def client_options(config: Config) -> dict[str, Any]:
+    """Return the aiokafka options every client of ours shares: servers, identity, security.
+
+    Raises
+    ------
+    ConfigError
+        If a TLS file cannot be read.
+    """
+    kafka = config.kafka
+    options: dict[str, Any] = {
+        "bootstrap_servers": kafka.bootstrap_servers,
+        "client_id": kafka.client_id,
+        "request_timeout_ms": int(1000 * kafka.request_timeout),
+        "security_protocol": kafka.security_protocol,
+        "retry_backoff_ms": 100,
+    }
+    if kafka.security_protocol in ("SSL", "SASL_SSL"):
+        try:
+            options["ssl_context"] = create_ssl_context(
+                cafile=kafka.ssl_cafile,
+                certfile=kafka.ssl_certfile,
+                keyfile=kafka.ssl_keyfile,
+                password=kafka.ssl_password,
+            )
+        except (OSError, ssl.SSLError) as error:
+            raise ConfigError(f"kafka.ssl_cafile, ssl_certfile or ssl_keyfile cannot be used: {error}") from error
+    if kafka.security_protocol.startswith("SASL"):
+        options["sasl_mechanism"] = kafka.sasl_mechanism
+        options["sasl_plain_username"] = kafka.sasl_username
+        options["sasl_plain_password"] = None if kafka.sasl_password is None else str(kafka.sasl_password)
+    return options
+
+
+class KafkaClient:
+    """One member's connection: a producer, a group consumer, a following consumer."""
+
+    def __init__(self, config: Config) -> None:
+        self._config = config.kafka
+        self._options = client_options(config)
+        self._producer: AIOKafkaProducer | None = None
+        self._group: AIOKafkaConsumer | None = None
+        self._follower: AIOKafkaConsumer | None = None
+        self._positions: dict[TopicPartition, int] = {}
+        self._follow_changed = asyncio.Event()
+        self._assignment = Assignment(0, frozenset())
+
+    # -- connection --------------------------------------------------------------------------------
+
+    async def start(self) -> None:
+        """Connect, with retries and back-off; raises BrokerUnavailable after `kafka.startup_timeout`."""
+        deadline = time.monotonic() + self._config.startup_timeout
+        wait = RETRY_SECONDS
+        while True:
+            try:
+                self._producer = await self._started(self._make_producer())
+                self._follower = await self._started(self._make_consumer())
+            except (KafkaError, OSError) as error:
+                await self.stop()
+                if time.monotonic() + wait >= deadline:
+                    raise BrokerUnavailable(
+                        f"no broker answered at {self._config.bootstrap_servers} within "
+                        f"{self._config.startup_timeout:g} s: check kafka.bootstrap_servers and that Kafka is running"
+                    ) from error
+                log.warning("no broker at %s yet; trying again in %.1f s", self._config.bootstrap_servers, wait)
+                await asyncio.sleep(wait)
+                wait = min(2 * wait, MAX_RETRY_SECONDS)
+            else:
+                return
+
+    async def _started(self, client: Any) -> Any:
+        try:
+            await client.start()
+        except BaseException:
+            with contextlib.suppress(Exception):
+                await client.stop()
+            raise
+        return client
+
+    def _make_producer(self) -> AIOKafkaProducer:
+        compression = None if self._config.compression == "none" else self._config.compression
+        return AIOKafkaProducer(
+            **self._options, acks="all", linger_ms=0, max_batch_size=BATCH_BYTES, compression_type=compression
+        )
+
+    def _make_consumer(self, **more: Any) -> AIOKafkaConsumer:
+        return AIOKafkaConsumer(
+            **self._options,
+            enable_auto_commit=False,
+            auto_offset_reset="earliest",
+            fetch_max_wait_ms=250,
+            fetch_min_bytes=1,
+            max_partition_fetch_bytes=4 << 20,
+            **more,
+        )
+
+    async def stop(self) -> None:
+        """Leave the group and close."""
+        clients, self._group, self._follower, self._producer = (self._group, self._follower, self._producer), None, None, None
+        for client in clients:
+            if client is not None:
+                with contextlib.suppress(KafkaError, OSError, asyncio.TimeoutError):
+                    await client.stop()
+
+    # -- topics ------------------------------------------------------------------------------------
+
+    async def partitions(self, topic: str) -> int:
+        """Return the partition count, 0 if the topic is not there."""
+        client = self._require(self._producer).client
+        client.add_topic(topic)
+        await client.force_metadata_update()
+        return len(client.cluster.partitions_for_topic(topic) or ())
+
+    async def bounds(self, topic: str, partition: int) -> tuple[int, int]:
+        """Return the first offset kept and the offset of the next record."""
+        where = KafkaPartition(topic, partition)
+        consumer = self._require(self._follower)
+        try:
+            begin = await consumer.beginning_offsets([where])
+            end = await consumer.end_offsets([where])
+        except KafkaError as error:
+            raise BrokerError(f"cannot read the offsets of {topic}-{partition}: {error}") from error
+        return int(begin[where]), int(end[where])
+
+    async def create(self, topics: Sequence[TopicSpec]) -> list[str]:
+        """Create the topics that are missing and return their names."""
+        admin = AIOKafkaAdminClient(**self._options)
+        made = []
+        try:
+            await admin.start()
+            for topic in topics:
+                new = NewTopic(
+                    topic.name, topic.partitions, self._config.replication_factor, topic_configs=dict(topic.config)
+                )
+                try:
+                    answer = await admin.create_topics([new])
+                except TopicAlreadyExistsError:
+                    continue
+                code, reason = answer.topic_errors[0][1], answer.topic_errors[0][-1]
+                if code == TopicAlreadyExistsError.errno:
+                    continue
+                if code:
+                    raise BrokerError(f"the broker refused to create topic {topic.name}: {reason or code}")
+                made.append(topic.name)
+        except KafkaError as error:
+            raise BrokerError(f"the broker cannot create topics: {error}") from error
+        finally:
+            await admin.close()
+        return made
+
+    # -- writing -----------------------------------------------------------------------------------
+
+    async def append(self, topic: str, partition: int, records: Sequence[OutputRecord]) -> list[Ack]:
+        """Append records in order, one acknowledged batch after the other; raises AppendFailed otherwise."""
+        producer = self._require(self._producer)
+        acks: list[Ack] = []
+        at = 0
+        try:
+            while at < len(records):
+                batch = producer.create_batch()
+                first = at
+                while at < len(records):
+                    record = records[at]
+                    added = batch.append(
+                        key=record.key, value=record.value, timestamp=None, headers=list(record.headers)
+                    )
+                    if added is None:
+                        break
+                    at += 1
+                batch.close()
+                meta = await (await producer.send_batch(batch, topic, partition=partition))
+                acks.append(Ack(meta.offset, at - first))
+        except (KafkaError, OSError) as error:
+            raise AppendFailed(f"{topic}-{partition}: {error!r}") from error
+        return acks
+
+    # -- reading -----------------------------------------------------------------------------------
+
+    async def read(self, topic: str, partition: int, start: int, stop: int) -> AsyncIterator[list[InputRecord]]:
+        """Read the records with offsets in [start, stop); ends by position, for the last ones may be control records."""
+        if start >= stop:
+            return
+        where = KafkaPartition(topic, partition)
+        consumer = await self._started(self._make_consumer())
+        try:
+            consumer.assign([where])
+            consumer.seek(where, start)
+            while await consumer.position(where) < stop:
+                fetched = await consumer.getmany(where, timeout_ms=1000)
+                records = [record for record in _records(fetched.get(where, ())) if record.offset < stop]
+                if records:
+                    yield records
+        finally:
+            await consumer.stop()
+
+    async def join(self, topics: Sequence[str]) -> None:
+        """Become a member of the group; the Range assignor keeps co-partitions together."""
+        consumer = self._make_consumer(
+            group_id=self._config.group,
+            partition_assignment_strategy=(RangePartitionAssignor,),
+            session_timeout_ms=int(1000 * self._config.session_timeout),
+            heartbeat_interval_ms=int(1000 * self._config.session_timeout / 4),
+        )
+        consumer.subscribe(topics, listener=_Listener(self))
+        self._group = await self._started(consumer)
+
+    def record_assignment(self, owned: Iterable[KafkaPartition]) -> None:
+        """Take note of a rebalance (called by the listener, which must do nothing else)."""
+        partitions = frozenset(TopicPartition(tp.topic, tp.partition) for tp in owned)
+        self._assignment = Assignment(self._assignment.epoch + 1, partitions)
+
+    @property
+    def assignment(self) -> Assignment:
+        """What this member owns now."""
+        return self._assignment
+
+    async def committed(self, where: TopicPartition) -> int | None:
+        """Return the group's committed offset."""
+        offset = await self._require(self._group).committed(KafkaPartition(*where))
+        return None if offset is None else int(offset)
+
+    async def commit(self, offsets: Mapping[TopicPartition, int]) -> bool:
+        """Commit offsets; False if this member was fenced."""
+        owned = self._assignment.owned
+        mine = {KafkaPartition(*where): offset for where, offset in offsets.items() if where in owned}
+        if not mine:
+            return True
+        try:
+            await self._require(self._group).commit(mine)
+        except (KafkaError, IllegalStateError) as error:
+            log.info("commit refused, trying again later: %r", error)
+            return False
+        return True
+
+    def seek(self, where: TopicPartition, offset: int) -> None:
+        """Continue an owned partition at an offset; ignored if a rebalance has just taken it away."""
+        with contextlib.suppress(IllegalStateError):
+            self._require(self._group).seek(KafkaPartition(*where), offset)
+
+    async def poll(
+        self, wanted: Collection[TopicPartition], max_records: int, timeout: float
+    ) -> dict[TopicPartition, list[InputRecord]]:
+        """Return records of owned partitions among `wanted`, waiting at most `timeout` seconds."""
+        return await self._getmany(self._require(self._group), wanted, max_records, timeout)
+
+    def follow(self, positions: Mapping[TopicPartition, int]) -> None:
+        """Follow these partitions outside the group from these offsets."""
+        self._refollow({**positions, **self._positions})
+
+    def unfollow(self, gone: Collection[TopicPartition]) -> None:
+        """Follow these partitions no more."""
+        self._refollow({where: offset for where, offset in self._positions.items() if where not in gone})
+
+    def _refollow(self, positions: dict[TopicPartition, int]) -> None:
+        if positions.keys() == self._positions.keys():
+            return
+        self._positions = positions
+        consumer = self._require(self._follower)
+        consumer.assign([KafkaPartition(*where) for where in positions])
+        for where, offset in positions.items():  # assigning forgets every position
+            consumer.seek(KafkaPartition(*where), offset)
+        self._follow_changed.set()
+
+    async def poll_followed(self, timeout: float) -> dict[TopicPartition, list[InputRecord]]:
+        """Return new records of followed partitions, waiting at most `timeout` seconds."""
+        if not self._positions:
+            self._follow_changed.clear()
+            with contextlib.suppress(asyncio.TimeoutError):
+                await asyncio.wait_for(self._follow_changed.wait(), timeout)
+            return {}
+        fetched = await self._getmany(self._require(self._follower), list(self._positions), 5000, timeout)
+        # records fetched before a change of what is followed would come again or have a hole: keep the place
+        taken = {}
+        for where, records in fetched.items():
+            position = self._positions.get(where)
+            if position is not None:
+                taken[where] = [record for record in records if record.offset >= position]
+                self._positions[where] = max(position, records[-1].offset + 1)
+        return taken
+
+    async def _getmany(
+        self, consumer: AIOKafkaConsumer, wanted: Collection[TopicPartition], max_records: int, timeout: float
+    ) -> dict[TopicPartition, list[InputRecord]]:
+        try:
+            fetched = await consumer.getmany(
+                *(KafkaPartition(*where) for where in wanted), timeout_ms=int(1000 * timeout), max_records=max_records
+            )
+        except KafkaError as error:
+            log.warning("poll failed, trying again: %r", error)
+            await asyncio.sleep(RETRY_SECONDS)
+            return {}
+        return {
+            TopicPartition(where.topic, where.partition): list(_records(records)) for where, records in fetched.items() if records
+        }
+
+    def _require(self, client: Any) -> Any:
+        if client is None:
+            raise BrokerError("the client is not connected")
+        return client
+
+
+class _Listener(ConsumerRebalanceListener):  # type: ignore[misc]  # aiokafka is untyped
+    """Only records: aiokafka swallows exceptions in here and goes on consuming."""
+
+    def __init__(self, client: KafkaClient) -> None:
+        self._client = client
+
+    async def on_partitions_revoked(self, revoked: Iterable[KafkaPartition]) -> None:
+        """Wait for the new assignment: what stays ours need not be restored, and a zombie can do no harm."""
+
+    async def on_partitions_assigned(self, assigned: Iterable[KafkaPartition]) -> None:
+        """Take note."""
+        self._client.record_assignment(assigned)
+
+
+def _records(fetched: Iterable[Any]) -> Iterable[InputRecord]:
+    return [InputRecord(r.offset, r.timestamp, r.key, r.value, r.headers) for r in fetched]

@@ -1,0 +1,200 @@
+"""A broker in memory: the same interface, no sockets; its logs outlive the engines that use it."""
+
+from __future__ import annotations
+
+import asyncio
+import itertools
+from collections.abc import AsyncIterator, Callable, Collection, Mapping, Sequence
+
+from banditroute.flow.decider import InputRecord, OutputRecord
+from banditroute.runtime.ports import Ack, AppendFailed, Assignment, TopicPartition, TopicSpec
+
+READ_CHUNK = 1000
+
+
+class MemoryBroker:
+    """Logs, committed offsets and one consumer group.
+
+    Parameters
+    ----------
+    clock : callable, optional
+        Returns milliseconds for record timestamps (LogAppendTime); default: counts appends.
+    max_record_bytes : int
+        Larger records are refused, as a real broker does.
+    fault : callable, optional
+        Called with (topic, partition) before each append; returns ``"fail"`` (nothing lands), ``"lost"`` (it lands, the
+        acknowledgement does not) or None.
+    """
+
+    def __init__(
+        self,
+        clock: Callable[[], int] | None = None,
+        max_record_bytes: int = 1_048_588,
+        fault: Callable[[str, int], str | None] | None = None,
+    ) -> None:
+        counter = itertools.count()
+        self.clock = clock or (lambda: next(counter))
+        self.max_record_bytes = max_record_bytes
+        self.fault = fault
+        self.logs: dict[str, list[list[InputRecord]]] = {}
+        self.committed: dict[TopicPartition, int] = {}
+        self.members: list[MemoryClient] = []
+        self.arrival = asyncio.Event()
+        self.epoch = 0
+
+    def client(self) -> MemoryClient:
+        """Return a new member's connection."""
+        return MemoryClient(self)
+
+    def log(self, topic: str, partition: int) -> list[InputRecord]:
+        """Return the records of one partition."""
+        return self.logs[topic][partition]
+
+    def add(self, topic: str, partition: int, records: Sequence[OutputRecord]) -> int:
+        """Append records and return the offset of the first."""
+        log = self.logs[topic][partition]
+        base = len(log)
+        now = self.clock()
+        for record in records:
+            log.append(InputRecord(len(log), now, record.key, record.value, tuple(record.headers)))
+        self.arrival.set()
+        self.arrival = asyncio.Event()
+        return base
+
+    def rebalance(self) -> None:
+        """Spread the partitions of all subscribed topics by range."""
+        self.epoch += 1
+        owned: dict[int, set[TopicPartition]] = {id(member): set() for member in self.members}
+        for topic in {topic for member in self.members for topic in member.topics}:
+            takers = [member for member in self.members if topic in member.topics]
+            count = len(self.logs.get(topic, ()))
+            for index, member in enumerate(takers):
+                share = range(count * index // len(takers), count * (index + 1) // len(takers))
+                owned[id(member)] |= {TopicPartition(topic, partition) for partition in share}
+        for member in self.members:
+            member.assigned(Assignment(self.epoch, frozenset(owned[id(member)])))
+
+
+class MemoryClient:
+    """One member's connection to a `MemoryBroker`; see `banditroute.runtime.ports.Client`."""
+
+    def __init__(self, broker: MemoryBroker) -> None:
+        self._broker = broker
+        self._positions: dict[TopicPartition, int] = {}
+        self._followed: dict[TopicPartition, int] = {}
+        self._assignment = Assignment(0, frozenset())
+        self.topics: tuple[str, ...] = ()
+
+    async def start(self) -> None:
+        """Nothing to connect to."""
+
+    async def stop(self) -> None:
+        """Leave the group."""
+        if self in self._broker.members:
+            self._broker.members.remove(self)
+            self._broker.rebalance()
+
+    async def partitions(self, topic: str) -> int:
+        """Return the partition count, 0 if the topic is not there."""
+        return len(self._broker.logs.get(topic, ()))
+
+    async def bounds(self, topic: str, partition: int) -> tuple[int, int]:
+        """Return 0 and the length of the log."""
+        return 0, len(self._broker.log(topic, partition))
+
+    async def create(self, topics: Sequence[TopicSpec]) -> list[str]:
+        """Create the topics that are missing and return their names."""
+        made = [topic for topic in topics if topic.name not in self._broker.logs]
+        for topic in made:
+            self._broker.logs[topic.name] = [[] for _ in range(topic.partitions)]
+        return [topic.name for topic in made]
+
+    async def append(self, topic: str, partition: int, records: Sequence[OutputRecord]) -> list[Ack]:
+        """Append records in order; raises AppendFailed as the broker's `fault` says."""
+        if any(len(record.value) > self._broker.max_record_bytes for record in records):
+            raise AppendFailed(f"a record is larger than {self._broker.max_record_bytes} bytes")
+        fault = self._broker.fault(topic, partition) if self._broker.fault else None
+        if fault == "fail":
+            raise AppendFailed("scripted failure")
+        base = self._broker.add(topic, partition, records)
+        await asyncio.sleep(0)
+        if fault == "lost":
+            raise AppendFailed("scripted loss of the acknowledgement")
+        return [Ack(base, len(records))]
+
+    async def read(self, topic: str, partition: int, start: int, stop: int) -> AsyncIterator[list[InputRecord]]:
+        """Read the records with offsets in [start, stop)."""
+        log = self._broker.log(topic, partition)
+        for at in range(start, stop, READ_CHUNK):
+            yield log[at : min(stop, at + READ_CHUNK)]
+            await asyncio.sleep(0)
+
+    async def join(self, topics: Sequence[str]) -> None:
+        """Become a member of the group."""
+        self.topics = tuple(topics)
+        self._broker.members.append(self)
+        self._broker.rebalance()
+
+    def assigned(self, assignment: Assignment) -> None:
+        """Take note of a rebalance: positions begin again at the committed offsets."""
+        self._assignment = assignment
+        self._positions = {where: self._broker.committed.get(where, 0) for where in assignment.owned}
+
+    @property
+    def assignment(self) -> Assignment:
+        """What this member owns now."""
+        return self._assignment
+
+    async def committed(self, where: TopicPartition) -> int | None:
+        """Return the group's committed offset."""
+        return self._broker.committed.get(where)
+
+    async def commit(self, offsets: Mapping[TopicPartition, int]) -> bool:
+        """Commit offsets; False if this member was fenced."""
+        if self not in self._broker.members or not set(offsets) <= self._assignment.owned:
+            return False
+        self._broker.committed.update(offsets)
+        return True
+
+    def seek(self, where: TopicPartition, offset: int) -> None:
+        """Continue an owned partition at an offset."""
+        self._positions[where] = offset
+
+    async def poll(
+        self, wanted: Collection[TopicPartition], max_records: int, timeout: float
+    ) -> dict[TopicPartition, list[InputRecord]]:
+        """Return records of owned partitions among `wanted`."""
+        return await self._take({w: self._positions for w in wanted if w in self._positions}, max_records, timeout)
+
+    def follow(self, positions: Mapping[TopicPartition, int]) -> None:
+        """Follow these partitions from these offsets."""
+        self._followed = {**positions, **self._followed}
+
+    def unfollow(self, gone: Collection[TopicPartition]) -> None:
+        """Follow these partitions no more."""
+        for where in gone:
+            self._followed.pop(where, None)
+
+    async def poll_followed(self, timeout: float) -> dict[TopicPartition, list[InputRecord]]:
+        """Return new records of followed partitions."""
+        return await self._take(dict.fromkeys(self._followed, self._followed), READ_CHUNK, timeout)
+
+    async def _take(
+        self, sources: Mapping[TopicPartition, dict[TopicPartition, int]], limit: int, timeout: float
+    ) -> dict[TopicPartition, list[InputRecord]]:
+        for last in (False, True):
+            taken: dict[TopicPartition, list[InputRecord]] = {}
+            for where, positions in sources.items():
+                log = self._broker.log(*where)
+                records = log[positions[where] : positions[where] + limit]
+                if records:
+                    taken[where] = records
+                    positions[where] += len(records)
+            if taken or last:
+                await asyncio.sleep(0)
+                return taken
+            try:
+                await asyncio.wait_for(self._broker.arrival.wait(), timeout)
+            except TimeoutError:
+                return {}
+        return {}

@@ -1,0 +1,96 @@
+"""What the engine needs of a broker: one small interface, so that memory and Kafka are driven alike."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator, Collection, Mapping, Sequence
+from typing import NamedTuple, Protocol
+
+from banditroute.flow.decider import InputRecord, OutputRecord
+
+
+class TopicPartition(NamedTuple):
+    """A partition of a topic."""
+
+    topic: str
+    partition: int
+
+
+class Ack(NamedTuple):
+    """`count` records were appended at log offset `base`, contiguously."""
+
+    base: int
+    count: int
+
+
+class Assignment(NamedTuple):
+    """What this group member owns; `epoch` grows with every rebalance."""
+
+    epoch: int
+    owned: frozenset[TopicPartition]
+
+
+class TopicSpec(NamedTuple):
+    """A topic to create."""
+
+    name: str
+    partitions: int
+    config: Mapping[str, str]
+
+
+class AppendFailed(Exception):  # noqa: N818 - an outcome the engine handles, not a fault
+    """An append was not acknowledged: it may have landed once, twice or not at all, now or later."""
+
+
+class Client(Protocol):
+    """One member's connection to a broker."""
+
+    async def start(self) -> None:
+        """Connect; raises BrokerUnavailable after the start-up bound."""
+
+    async def stop(self) -> None:
+        """Leave the group and close."""
+
+    async def partitions(self, topic: str) -> int:
+        """Return the partition count, 0 if the topic is not there."""
+
+    async def bounds(self, topic: str, partition: int) -> tuple[int, int]:
+        """Return the first offset kept and the offset of the next record."""
+
+    async def create(self, topics: Sequence[TopicSpec]) -> list[str]:
+        """Create the topics that are missing and return their names."""
+
+    async def append(self, topic: str, partition: int, records: Sequence[OutputRecord]) -> list[Ack]:
+        """Append records in order; raises AppendFailed unless all were acknowledged."""
+
+    def read(self, topic: str, partition: int, start: int, stop: int) -> AsyncIterator[list[InputRecord]]:
+        """Read the records with offsets in [start, stop)."""
+
+    async def join(self, topics: Sequence[str]) -> None:
+        """Become a member of the group that shares the partitions of `topics`."""
+
+    @property
+    def assignment(self) -> Assignment:
+        """What this member owns now."""
+
+    async def committed(self, where: TopicPartition) -> int | None:
+        """Return the group's committed offset."""
+
+    async def commit(self, offsets: Mapping[TopicPartition, int]) -> bool:
+        """Commit offsets; False if this member was fenced."""
+
+    def seek(self, where: TopicPartition, offset: int) -> None:
+        """Continue an owned partition at an offset."""
+
+    async def poll(
+        self, wanted: Collection[TopicPartition], max_records: int, timeout: float
+    ) -> dict[TopicPartition, list[InputRecord]]:
+        """Return records of owned partitions among `wanted`, waiting at most `timeout` seconds."""
+
+    def follow(self, positions: Mapping[TopicPartition, int]) -> None:
+        """Follow these partitions outside the group from these offsets; partitions already followed keep their place."""
+
+    def unfollow(self, gone: Collection[TopicPartition]) -> None:
+        """Follow these partitions no more."""
+
+    async def poll_followed(self, timeout: float) -> dict[TopicPartition, list[InputRecord]]:
+        """Return new records of followed partitions, waiting at most `timeout` seconds."""

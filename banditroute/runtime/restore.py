@@ -1,0 +1,97 @@
+"""Brings a partition back: newest state record, then the logs from its anchor to their ends."""
+
+from __future__ import annotations
+
+from banditroute.config import Config
+from banditroute.errors import StateError
+from banditroute.flow.decider import InputRecord
+from banditroute.flow.learner import NeedDecisions, Ready
+from banditroute.flow.partition import Partition
+from banditroute.flow.snapshot import State
+from banditroute.runtime.ports import Client
+from banditroute.runtime.topics import Spec
+
+
+async def restore(client: Client, config: Config, state: State, spec: Spec) -> Partition:
+    """Restore a partition from its state record and its logs.
+
+    Parameters
+    ----------
+    client : Client
+        A started client.
+    config : Config
+        Topic names.
+    state : State
+        The newest usable state record.
+    spec : Spec
+        The feature spec and settings in force.
+
+    Returns
+    -------
+    Partition
+        At the end that its journal had when the restore began.
+
+    Raises
+    ------
+    StateError
+        If the logs no longer hold what the state needs, or do not lead to what it says.
+    """
+    names = config.kafka.topics
+    partition = Partition(state, spec.d, spec.spec_id, spec.settings)
+    number = partition.number
+    begin, end = await client.bounds(names.decisions, number)
+    start = _first(names.decisions, number, partition.decisions_from, state.anchor.X, begin, end)
+    if start > partition.decisions_from:
+        partition.skip_mark("decisions")
+    async for records in client.read(names.decisions, number, start, end):
+        for record in records:
+            partition.read_decision(record.offset, record.timestamp, record.value, record.headers)
+    partition.begin()
+    begin, end = await client.bounds(names.journal, number)
+    start = _first(names.journal, number, partition.journal_from, state.replay_from, begin, end)
+    if start > partition.journal_from:
+        partition.skip_mark("journal")
+    async for records in client.read(names.journal, number, start, end):
+        for record in records:
+            await apply(client, config, partition, record)
+    partition.finish()
+    return partition
+
+
+async def apply(client: Client, config: Config, partition: Partition, record: InputRecord) -> Ready:
+    """Apply one journal record, reading the decisions it speaks of first where this owner has not seen them."""
+    try:
+        return partition.apply(record.offset, record.timestamp, record.value)
+    except NeedDecisions:
+        await read_gap(client, config, partition)
+    try:
+        return partition.apply(record.offset, record.timestamp, record.value)
+    except NeedDecisions as need:
+        raise StateError(
+            f"the journal of partition {partition.number} speaks of decisions up to {need.upto}, but they end at "
+            f"{partition.learner.end}: the decisions topic was truncated or replaced"
+        ) from None
+
+
+async def read_gap(client: Client, config: Config, partition: Partition) -> None:
+    """Read the decisions that others appended, up to the end of the log."""
+    topic = config.kafka.topics.decisions
+    _, end = await client.bounds(topic, partition.number)
+    async for records in client.read(topic, partition.number, partition.learner.end, end):
+        for record in records:
+            partition.read_decision(record.offset, record.timestamp, record.value, record.headers)
+
+
+def _first(topic: str, number: int, wanted: int, needed: int, begin: int, end: int) -> int:
+    """Return where to begin reading; refuse when what is needed is gone."""
+    if needed < begin:
+        raise StateError(
+            f"{topic}-{number} begins at offset {begin}, but the state needs it from {needed}: retention removed records "
+            "that were still needed; raise the retention of the topic and start a new state topic"
+        )
+    if needed > end:
+        raise StateError(
+            f"{topic}-{number} ends at offset {end}, but the state covers it up to {needed}: "
+            "the topic was truncated or recreated; name a new state topic"
+        )
+    return max(wanted, begin)

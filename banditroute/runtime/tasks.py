@@ -1,0 +1,420 @@
+"""The tasks of one engine: one per owned request partition, one per owned feedback partition.
+
+A task takes records, asks the core what follows from them, writes it, and remembers what may be committed.
+At most one write per (task, target) is unacknowledged, in order; a failed one is repeated before anything
+behind it moves.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import hashlib
+import logging
+from collections import deque
+from collections.abc import Iterable, Sequence
+from enum import Enum
+from typing import TYPE_CHECKING, Final
+
+from banditroute.errors import BanditrouteError, StateError
+from banditroute.events import WIRE_VERSION, DeadLetter, encode
+from banditroute.flow.decider import DecidedBatch, InputRecord, OutputRecord
+from banditroute.flow.learner import Refused
+from banditroute.flow.partition import Partition
+from banditroute.flow.snapshot import State, encode_state
+from banditroute.runtime.ports import AppendFailed, TopicPartition
+from banditroute.runtime.restore import apply, read_gap, restore
+from banditroute.runtime.topics import committed_or
+
+if TYPE_CHECKING:
+    from banditroute.runtime.engine import Engine
+
+log = logging.getLogger("banditroute.engine")
+
+RETRY_SECONDS: Final = 0.2
+MAX_RETRY_SECONDS: Final = 5.0
+PAYLOAD_LIMIT: Final = 1 << 16
+JOURNAL_CHUNK: Final = 500  # journal records applied before other work gets its turn
+
+
+class TaskState(Enum):
+    """Where a partition task stands; see `banditroute.flow.partition`."""
+
+    RESTORING = "restoring"
+    RUNNING = "running"
+    SUSPENDED = "suspended"
+
+
+_NEXT: Final = {
+    TaskState.RESTORING: {TaskState.RUNNING, TaskState.SUSPENDED},
+    TaskState.RUNNING: {TaskState.SUSPENDED},
+    TaskState.SUSPENDED: set(),
+}
+
+
+class PartitionTask:
+    """The owner of partition p of requests, decisions, journal and state."""
+
+    def __init__(self, engine: Engine, number: int) -> None:
+        self._engine = engine
+        self.number = number
+        self.source = TopicPartition(engine.names.requests, number)
+        self.journal = TopicPartition(engine.names.journal, number)
+        self.state = TaskState.RESTORING
+        self.partition: Partition | None = None
+        self.commit_to: int | None = None
+        self.decided = 0  # decisions acknowledged by this task
+        self._requests: deque[InputRecord] = deque()
+        self._records: deque[InputRecord] = deque()  # of the journal, not yet applied
+        self._jobs: dict[str, asyncio.Task[None]] = {}
+        self._position: int | None = None
+        self.dead_in_flight = 0
+
+    # -- life --------------------------------------------------------------------------------------
+
+    def begin(self, state: State) -> None:
+        """Restore in the background, then run."""
+        self._start("restore", self._restore(state))
+
+    async def _restore(self, state: State) -> None:
+        engine = self._engine
+        partition = await restore(engine.client, engine.config, state, engine.spec)
+        start, lost = await committed_or(engine.client, self.source, partition.learner.r)
+        if lost:
+            await engine.alert("lag", f"retention removed {lost} requests of partition {self.number} before they were read")
+        self.partition = partition
+        self._position = start
+        self.commit_to = start
+        engine.client.seek(self.source, start)
+        engine.client.follow({self.journal: partition.learner.j})
+        self._to(TaskState.RUNNING)
+        engine.tell_control(self)
+        engine.stats.restored += 1
+        engine.note_evidence()
+        await self._reply_again(start)
+        engine.wake()
+
+    def suspend(self) -> None:
+        """Let go: ownership moved on, or this partition cannot be trusted any more."""
+        self._to(TaskState.SUSPENDED)
+        self._engine.client.unfollow([self.journal])
+        for job in self._jobs.values():
+            job.cancel()
+        self._requests.clear()
+        self._records.clear()
+
+    def refresh(self) -> None:
+        """After a rebalance that left us the owner: others may have written meanwhile."""
+        if self.state is TaskState.RUNNING and "gap" not in self._jobs:
+            self._start("gap", self._refresh())
+
+    async def _refresh(self) -> None:
+        # The client begins again at the committed offset; what comes twice is below our position and dropped.
+        await read_gap(self._engine.client, self._engine.config, self._running())
+
+    def _to(self, state: TaskState) -> None:
+        if state not in _NEXT[self.state]:
+            raise AssertionError(f"{self.state} -> {state}")
+        self.state = state
+
+    def _running(self) -> Partition:
+        assert self.partition is not None, "only running tasks have work"
+        return self.partition
+
+    # -- requests ----------------------------------------------------------------------------------
+
+    @property
+    def wants(self) -> bool:
+        """Whether there is room for more requests."""
+        return (
+            self.state is TaskState.RUNNING
+            and "gap" not in self._jobs
+            and len(self._requests) < self._engine.config.engine.max_queue
+        )
+
+    @property
+    def busy(self) -> bool:
+        """Whether something is under way or waiting."""
+        partition = self.partition
+        return bool(
+            self._jobs
+            or self._requests
+            or self._records
+            or self.dead_in_flight
+            or (partition is not None and partition.learner.end > partition.learner.fields.D)
+        )
+
+    def receive(self, records: Sequence[InputRecord]) -> None:
+        """Take polled requests; a hole or a repeat after a rebalance is put right by the position."""
+        if self._position is None:
+            return
+        fresh = [record for record in records if record.offset >= self._position]
+        if fresh:
+            self._position = fresh[-1].offset + 1
+            self._requests.extend(fresh)
+            self.kick()
+
+    def kick(self) -> None:
+        """Decide the next batch unless one is unacknowledged."""
+        if self.state is not TaskState.RUNNING or not self._requests or "decide" in self._jobs or "gap" in self._jobs:
+            return
+        count = min(len(self._requests), self._engine.config.engine.max_batch)
+        records = [self._requests.popleft() for _ in range(count)]
+        self._start("decide", self._decide(records))
+
+    async def _decide(self, records: list[InputRecord]) -> None:
+        engine, partition = self._engine, self._running()
+        wait = RETRY_SECONDS
+        while True:
+            now = engine.now_ms()
+            batch = engine.decide(partition, records, now)
+            try:
+                await self._write(partition, batch, now)
+            except AppendFailed as error:
+                log.warning("decisions of partition %d not acknowledged, reading the log and trying again: %s", self.number, error)
+                await asyncio.sleep(wait)
+                wait = min(2 * wait, MAX_RETRY_SECONDS)
+                await read_gap(engine.client, engine.config, partition)
+                partition.resend()
+                await self._reply_again(records[0].offset)
+                continue
+            break
+        if batch.poison:
+            await self._bury(engine.dead_requests(self.number, batch.poison))
+        self.commit_to = batch.through
+        engine.stats.repeats += batch.repeats
+        engine.stats.poison += len(batch.poison)
+        engine.check_partitioner(batch.keys, self.number)
+        self._settle_debts()
+
+    async def _write(self, partition: Partition, batch: DecidedBatch, now: float) -> None:
+        if not batch.records:
+            return
+        engine = self._engine
+        acks = await engine.client.append(engine.names.decisions, self.number, batch.records)
+        at = 0
+        for ack in acks:
+            part = slice(at, at + ack.count)
+            if not partition.acknowledged(batch.records[part], batch.known[part], ack.base, int(now)):
+                await read_gap(engine.client, engine.config, partition)
+            at += ack.count
+        self.decided += len(batch.records)
+        engine.stats.decisions += len(batch.records)
+        await self._reply(batch.records)
+
+    async def _reply(self, records: Sequence[OutputRecord]) -> None:
+        engine = self._engine
+        if engine.names.reply is not None and engine.config.engine.mode != "shadow":
+            target = self.number % engine.reply_partitions
+            await engine.insist(engine.names.reply, target, [OutputRecord(r.key, r.value, r.headers[1:]) for r in records])
+
+    async def _reply_again(self, start: int) -> None:
+        """Reply to requests that were decided but whose offset was never committed: their reply may be lost."""
+        engine = self._engine
+        if engine.names.reply is None or start >= self._running().learner.r:
+            return
+        begin, end = await engine.client.bounds(engine.names.decisions, self.number)
+        first = max(begin, self._running().learner.fields.X)
+        async for records in engine.client.read(engine.names.decisions, self.number, first, end):
+            owed = engine.decisions_at_or_above(records, start)
+            if owed:
+                await self._reply(owed)
+
+    # -- journal -----------------------------------------------------------------------------------
+
+    def follow(self, records: Iterable[InputRecord]) -> None:
+        """Take new journal records."""
+        if self.state is TaskState.RUNNING:
+            self._records.extend(records)
+            self._read_journal()
+
+    def _read_journal(self) -> None:
+        if self._records and "journal" not in self._jobs:
+            self._start("journal", self._apply())
+
+    async def _apply(self) -> None:
+        engine, partition = self._engine, self._running()
+        applied = 0
+        while self._records:
+            record = self._records.popleft()
+            if record.offset > partition.learner.j:
+                raise StateError(
+                    f"{self.journal.topic}-{self.number} lost the records from {partition.learner.j} to {record.offset} before "
+                    "they were read: retention is too short"
+                )
+            ready = await apply(engine.client, engine.config, partition, record)
+            if ready.learned or ready.control:
+                engine.observe(ready)
+            if ready.refused:
+                await self._bury_feedback(ready.refused)
+            applied += 1
+            if applied % JOURNAL_CHUNK == 0:
+                engine.note_evidence()
+                await asyncio.sleep(0)
+        engine.note_evidence()
+        self._settle_debts()
+
+    async def _bury_feedback(self, refused: Sequence[Refused]) -> None:
+        # applying goes on only once the reason is on the dead-letter topic, and no state that covers it is published before
+        self.dead_in_flight += 1
+        try:
+            await self._bury(self._engine.dead_feedback(refused))
+        finally:
+            self.dead_in_flight -= 1
+
+    async def _bury(self, letters: Sequence[OutputRecord]) -> None:
+        await self._engine.insist(self._engine.names.dead_letter, 0, letters)
+
+    def tick(self) -> None:
+        """Append what is due: Decided and Control."""
+        if self.state is TaskState.RUNNING:
+            self._settle_debts()
+
+    def expire(self, now_ms: float) -> None:
+        """Append an Expire record if one is due."""
+        if self.state is TaskState.RUNNING and "journal-append" not in self._jobs:
+            feedback = self._engine.config.feedback
+            record = self._running().expiry(now_ms, 1000.0 * feedback.join_window, feedback.max_open)
+            if record is not None:
+                self._start("journal-append", self._append([record]))
+
+    def _settle_debts(self) -> None:
+        if self.state is not TaskState.RUNNING or "journal-append" in self._jobs:
+            return
+        records = self._running().owed(self._engine.now_ms())
+        if records:
+            self._start("journal-append", self._append(records))
+
+    async def _append(self, records: Sequence[OutputRecord]) -> None:
+        try:
+            await self._engine.client.append(*self.journal, records)
+        except AppendFailed as error:
+            log.warning("journal record of partition %d not acknowledged, it will be sent again: %s", self.number, error)
+            self._running().resend()
+
+    # -- state -------------------------------------------------------------------------------------
+
+    async def publish(self) -> None:
+        """Publish the state record if something was applied since the last one."""
+        partition = self.partition
+        if self.state is not TaskState.RUNNING or partition is None or not partition.dirty or self.dead_in_flight:
+            return
+        state = partition.snapshot()
+        try:
+            await self._engine.client.append(
+                self._engine.names.state, self.number, [OutputRecord(state.key, encode_state(state))]
+            )
+        except AppendFailed as error:
+            log.warning("state of partition %d not acknowledged, it will be sent again: %s", self.number, error)
+        else:
+            partition.published_j = max(partition.published_j, state.j)
+
+    def saw_state(self, state: State) -> None:
+        """Publish again when an older record of our own partition was written over a newer one."""
+        partition = self.partition
+        if partition is not None and state.j < partition.published_j:
+            partition.published_j = state.j
+
+    # -- jobs --------------------------------------------------------------------------------------
+
+    def _start(self, name: str, work: object) -> None:
+        job = asyncio.ensure_future(self._guard(name, work))  # type: ignore[arg-type]  # a coroutine
+        self._jobs[name] = job
+
+    async def _guard(self, name: str, work: object) -> None:
+        try:
+            await work  # type: ignore[misc]  # a coroutine
+        except (BanditrouteError, AppendFailed) as error:
+            self._engine.fail(self, error)
+        finally:
+            self._jobs.pop(name, None)
+            if self.state is TaskState.RUNNING:
+                self.kick()
+                self._read_journal()
+                self._engine.wake()
+
+
+class FeedbackTask:
+    """The owner of a feedback partition: copies it into the journals."""
+
+    def __init__(self, engine: Engine, number: int) -> None:
+        self._engine = engine
+        self.number = number
+        self.source = TopicPartition(engine.names.feedback, number)
+        self.commit_to: int | None = None
+        self._position: int | None = None
+        self._records: deque[InputRecord] = deque()
+        self._job: asyncio.Task[None] | None = None
+
+    async def begin(self, start: int) -> None:
+        """Find where to continue."""
+        position, lost = await committed_or(self._engine.client, self.source, start)
+        if lost:
+            await self._engine.alert("lag", f"retention removed {lost} feedback events of partition {self.number} before they were read")
+        self._position = self.commit_to = position
+        self._engine.client.seek(self.source, position)
+
+    def suspend(self) -> None:
+        """Let go."""
+        if self._job is not None:
+            self._job.cancel()
+        self._records.clear()
+        self._position = None
+
+    @property
+    def wants(self) -> bool:
+        """Whether there is room for more feedback."""
+        return self._position is not None and len(self._records) < self._engine.config.engine.max_queue
+
+    @property
+    def busy(self) -> bool:
+        """Whether something is under way or waiting."""
+        return bool(self._job or self._records)
+
+    def receive(self, records: Sequence[InputRecord]) -> None:
+        """Take polled feedback."""
+        if self._position is None:
+            return
+        fresh = [record for record in records if record.offset >= self._position]
+        if fresh:
+            self._position = fresh[-1].offset + 1
+            self._records.extend(fresh)
+            self.kick()
+
+    def kick(self) -> None:
+        """Copy the next batch unless one is unacknowledged."""
+        if self._job is None and self._records and self._position is not None:
+            count = min(len(self._records), self._engine.config.engine.max_batch)
+            self._job = asyncio.ensure_future(self._copy([self._records.popleft() for _ in range(count)]))
+
+    async def _copy(self, records: list[InputRecord]) -> None:
+        engine = self._engine
+        try:
+            batch = engine.copier.copy(self.number, records)
+            await asyncio.gather(
+                *(engine.insist(engine.names.journal, target, copies) for target, copies in batch.targets.items())
+            )
+            if batch.poison:
+                letters = engine.dead_letters(engine.names.feedback, self.number, batch.poison, keep=True)
+                await engine.insist(engine.names.dead_letter, 0, letters)
+            self.commit_to = batch.through
+            engine.stats.feedback_copied += batch.copied
+            engine.stats.poison += len(batch.poison)
+        finally:
+            self._job = None
+        self.kick()
+        engine.wake()
+
+
+def dead_letter(topic: str, partition: int, offset: int, value: bytes, reason: str, keep: bool) -> OutputRecord:
+    """Build a dead-letter record: coordinates, reason, length and digest; the payload only where it may be kept."""
+    letter = DeadLetter(
+        v=WIRE_VERSION,
+        topic=topic,
+        partition=partition,
+        offset=offset,
+        reason=reason,
+        length=len(value),
+        sha256=hashlib.sha256(value).hexdigest(),
+        payload=value[:PAYLOAD_LIMIT] if keep else None,
+    )
+    return OutputRecord(f"{topic}-{partition}-{offset}".encode(), encode(letter))

@@ -1,0 +1,189 @@
+"""Topics: creating them with their genesis records, checking them, and reading the state they hold."""
+
+from __future__ import annotations
+
+import secrets
+from typing import Final, NamedTuple
+
+from banditroute.config import Config
+from banditroute.errors import StateError, TopicError
+from banditroute.flow.decider import OutputRecord
+from banditroute.flow.learner import LearnerSettings
+from banditroute.flow.partition import genesis_state
+from banditroute.flow.snapshot import MAX_STATE_BYTES, Genesis, State, decode_state, encode_state
+from banditroute.runtime.ports import AppendFailed, Client, TopicPartition, TopicSpec
+
+DAY_MS: Final = 86_400_000
+
+
+class Layout(NamedTuple):
+    """Partition counts: of requests, decisions, journal and state, and of feedback."""
+
+    partitions: int
+    feedback: int
+
+
+class Spec(NamedTuple):
+    """What contexts look like, and what evidence depends on beside the log."""
+
+    d: int
+    spec_id: str
+    settings: LearnerSettings
+
+
+def state_bytes(models: int, d: int) -> int:
+    """Return the size of a state record in bytes, offsets and names generously counted."""
+    triangle = d * (d + 1) // 2
+    return 8 * (models * (24 + 3 * d + triangle) + 1 + d + triangle) + 1024 * models + 65_536
+
+
+def topic_specs(config: Config, d: int) -> list[TopicSpec]:
+    """Return every topic the engine needs with its settings; see docs/OPERATIONS.md for the reasons."""
+    names, partitions = config.kafka.topics, config.kafka.partitions
+    size = state_bytes(len(config.models), d)
+    if size > MAX_STATE_BYTES:
+        raise TopicError(
+            f"{len(config.models)} models with {d} feature columns need state records of {size} bytes, more than "
+            f"{MAX_STATE_BYTES}: use fewer models or fewer columns"
+        )
+    kept = str(int(max(7 * DAY_MS, 10_000 * config.feedback.join_window)))
+    delete = {"cleanup.policy": "delete", "retention.ms": kept}
+    specs = [
+        TopicSpec(names.requests, partitions, {}),
+        TopicSpec(names.feedback, partitions, {}),
+        TopicSpec(names.decisions, partitions, delete),
+        TopicSpec(names.journal, partitions, {**delete, "message.timestamp.type": "LogAppendTime"}),
+        TopicSpec(names.state, partitions, {"cleanup.policy": "compact", "max.message.bytes": str(max(1_048_588, size))}),
+        TopicSpec(names.control, 1, {"cleanup.policy": "delete", "retention.ms": "-1", "retention.bytes": "-1"}),
+        TopicSpec(names.dead_letter, 1, {"cleanup.policy": "delete", "retention.ms": kept}),
+        TopicSpec(names.alerts, 1, {"cleanup.policy": "delete", "retention.ms": kept}),
+    ]
+    if names.reply is not None:
+        specs.append(TopicSpec(names.reply, partitions, {}))
+    return specs
+
+
+async def check_topics(client: Client, config: Config) -> Layout:
+    """Check that every topic is there and that ours have equal partition counts; raises TopicError."""
+    names = config.kafka.topics
+    counts = {}
+    every = [*names.partitioned, names.feedback, names.control, names.dead_letter, names.alerts]
+    for name in every if names.reply is None else [*every, names.reply]:
+        counts[name] = await client.partitions(name)
+        if not counts[name]:
+            raise TopicError(f"topic '{name}' does not exist: create it, or run `banditroute topics create -c FILE`")
+    expected = counts[names.requests]
+    for name in names.partitioned:
+        if counts[name] != expected:
+            raise TopicError(
+                f"topic '{name}' has {counts[name]} partitions, but '{names.requests}' has {expected}: "
+                "requests, decisions, journal and state need the same number"
+            )
+    return Layout(expected, counts[names.feedback])
+
+
+async def read_state(client: Client, config: Config, partition: int, spec: Spec) -> tuple[State | None, int, list[str]]:
+    """Read the newest usable state record of a partition.
+
+    Returns
+    -------
+    State or None, int, list of str
+        The record, the end of the state partition, and a sentence per damaged record.
+
+    Raises
+    ------
+    StateError
+        If there are records but none that this build and spec can use.
+    """
+    topic = config.kafka.topics.state
+    begin, end = await client.bounds(topic, partition)
+    newest: State | None = None
+    damaged: list[str] = []
+    others: set[str] = set()
+    async for records in client.read(topic, partition, begin, end):
+        for record in records:
+            try:
+                state = decode_state(record.value)
+            except StateError as error:
+                damaged.append(f"{topic}-{partition} offset {record.offset}: {error}")
+                continue
+            if state.spec_id == spec.spec_id:
+                newest = state
+            else:
+                others.add(state.spec_id)
+    if newest is None and others:
+        raise StateError(
+            f"the state of partition {partition} was learned with feature spec {', '.join(sorted(others))}, but [features] "
+            f"says {spec.spec_id}: put the old [features] back, or name a new state topic and run `banditroute topics create`"
+        )
+    if newest is None and damaged:
+        raise StateError(f"no state record of partition {partition} can be used: {damaged[-1]}")
+    return newest, end, damaged
+
+
+async def create_topics(client: Client, config: Config, spec: Spec, now_ms: int, *, admin: bool = True) -> list[str]:
+    """Create missing topics and write a genesis record for every partition that has no state.
+
+    Parameters
+    ----------
+    client : Client
+        A started client.
+    config : Config
+        Names, counts and `kafka.start`.
+    spec : Spec
+        The feature spec and settings that learning begins with.
+    now_ms : int
+        The time, which becomes the log epoch.
+    admin : bool
+        Whether the broker can create topics; else they must exist or appear by themselves.
+
+    Returns
+    -------
+    list of str
+        What was done, in words.
+    """
+    done = []
+    if admin:
+        done += [f"created topic {name}" for name in await client.create(topic_specs(config, spec.d))]
+    layout = await check_topics(client, config)
+    names, latest = config.kafka.topics, config.kafka.start == "latest"
+    feedback_start: dict[int, int] = {}
+    log_epoch = now_ms << 20 | secrets.randbits(20)
+    hash_key = secrets.token_hex(16)
+    for partition in range(layout.partitions):
+        state, _, _ = await read_state(client, config, partition, spec)
+        if state is not None:
+            continue
+        if not feedback_start:
+            for source in range(layout.feedback):
+                feedback_start[source] = (await client.bounds(names.feedback, source))[latest]
+        genesis = Genesis(log_epoch=log_epoch, hash_key=hash_key, feedback_start=feedback_start)
+        first = genesis_state(
+            partition,
+            spec.d,
+            spec.spec_id,
+            spec.settings,
+            genesis,
+            request_offset=(await client.bounds(names.requests, partition))[latest],
+            decisions_offset=(await client.bounds(names.decisions, partition))[1],
+            journal_offset=(await client.bounds(names.journal, partition))[1],
+        )
+        try:
+            await client.append(names.state, partition, [OutputRecord(first.key, encode_state(first))])
+        except AppendFailed as error:
+            raise TopicError(f"the genesis record of partition {partition} could not be written: {error}") from error
+        done.append(f"wrote the genesis record of partition {partition}")
+    return done
+
+
+async def committed_or(client: Client, where: TopicPartition, fallback: int) -> tuple[int, int]:
+    """Return where to read an input partition from, and how many records retention removed before they were read."""
+    offset = await client.committed(where)
+    begin, end = await client.bounds(*where)
+    wanted = fallback if offset is None else offset
+    if wanted > end:
+        raise TopicError(
+            f"the group's offset {wanted} of {where.topic}-{where.partition} is beyond the end of the log, {end}: "
+            "the topic was recreated; name a new group and a new state topic"
+        )
+    return max(wanted, begin), max(0, begin - wanted)

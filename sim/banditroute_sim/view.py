@@ -1,0 +1,107 @@
+"""The live view of the demo: a pure function from the books of a run to something rich can draw."""
+
+from __future__ import annotations
+
+from typing import Final
+
+import numpy as np
+from rich.console import Group, RenderableType
+from rich.panel import Panel
+from rich.table import Table
+from rich.text import Text
+
+from banditroute_sim.tally import Tally
+
+_BARS: Final = " ▁▂▃▄▅▆▇█"
+_COLUMNS: Final = 36  # points of a sparkline
+_RECENT: Final = 500  # decisions that count as now
+
+
+def sparkline(values: list[float], top: float = 1.0) -> str:
+    """Draw numbers from 0 to `top` as one line of bars.
+
+    Examples
+    --------
+    >>> sparkline([0.0, 0.5, 1.0])
+    ' ▄█'
+    """
+    return "".join(_BARS[round(min(1.0, max(0.0, value / top)) * (len(_BARS) - 1))] for value in values)
+
+
+def render(tally: Tally, now: float) -> RenderableType:
+    """Draw the state of a run.
+
+    Parameters
+    ----------
+    tally : Tally
+        Its books.
+    now : float
+        The monotonic time, for the rate.
+
+    Returns
+    -------
+    rich renderable
+        Requests per second, the share of each model over time, and quality, cost and utility beside fixed models.
+    """
+    latency = tally.latency_ms(_RECENT)
+    head = Text.assemble(
+        (f"{tally.rate(now, 2.0):,.0f}", "bold"),
+        " requests/s   ",
+        (f"{tally.decided:,}", "bold"),
+        f" decided of {tally.sent:,} sent   ",
+        (f"{tally.feedback_sent:,}", "bold"),
+        " answered",
+        "" if latency["p50"] is None else f"   p50 {latency['p50']:.1f} ms  p99 {latency['p99']:.1f} ms",
+    )
+    return Panel(
+        Group(head, Text(), _shares(tally), Text(), _comparison(tally)), title="banditroute", padding=(1, 2)
+    )
+
+
+def _shares(tally: Tally) -> Table:
+    """Draw the share of each model now, and from the first decision to the last one, in chunks of equal length."""
+    table = Table(box=None, pad_edge=False, header_style="dim")
+    table.add_column("model", no_wrap=True)
+    table.add_column("now", justify="right")
+    table.add_column(f"share over time, the last {_RECENT} decisions on the right", no_wrap=True)
+    choices, models = tally.choices(), tally.data.models
+    chunks = [chunk for chunk in np.array_split(choices, _COLUMNS) if chunk.size]
+    over_time = np.array(
+        [np.bincount(chunk, minlength=len(models))[: len(models)] / chunk.size for chunk in chunks]
+    )
+    recent = choices[-_RECENT:]
+    for index, name in enumerate(models):
+        share = np.count_nonzero(recent == index) / max(1, recent.size)
+        line = sparkline(over_time[:, index].tolist()) if chunks else ""
+        table.add_row(name, f"{share:.0%}", Text(line, style="green"))
+    return table
+
+
+def _comparison(tally: Tally) -> Table:
+    table = Table(box=None, pad_edge=False, header_style="dim")
+    for title in ("", "banditroute", "compared with", ""):
+        table.add_column(title, no_wrap=True)
+    rows, columns = tally.known()
+    if not rows.size:
+        return table
+    data, weight = tally.data, tally.cost_weight
+    quality, cost = data.quality[rows, columns].mean(), data.cost[rows, columns].mean()
+    finest, fixed = data.best_fixed(0.0, rows), data.best_fixed(weight, rows)
+    saved = 1.0 - cost / finest.mean_cost_usd if finest.mean_cost_usd else 0.0
+    gain = quality - weight * cost - fixed.mean_utility
+    style = "green" if gain > 0.0 else "yellow"
+    always = f"always {finest.model}, the best quality"
+    table.add_row("quality", f"{quality:.3f}", always, f"{finest.mean_quality:.3f}")
+    table.add_row(
+        "cost per 1,000",
+        f"${1e3 * cost:.2f}",
+        always,
+        f"${1e3 * finest.mean_cost_usd:.2f} ({saved:+.0%} saved)",
+    )
+    table.add_row(
+        "utility",
+        Text(f"{quality - weight * cost:.3f}", style="bold"),
+        f"always {fixed.model}, the best fixed model",
+        Text(f"{fixed.mean_utility:.3f} ({gain:+.3f} for us)", style=style),
+    )
+    return table

@@ -1,0 +1,58 @@
+"""Random numbers belong to (seed, request, model), look normal and are independent. Seeded; bounds are 4 sigma."""
+
+from __future__ import annotations
+
+import math
+
+import numpy as np
+import pytest
+from scipy import stats
+
+from banditroute.bandit.chance import model_key, normal, request_key
+from tests import naive_bandit as naive
+
+N = 20_000
+LIMIT = 4 / math.sqrt(N)
+
+
+def draws(seed, requests, models):
+    return np.array([normal(seed, r, m) for r, m in zip(requests, models, strict=True)])
+
+
+def test_keys_are_stable_and_tell_generations_apart():
+    assert request_key("r-1") == 0xEADBB760EA8997D
+    assert request_key("") == int.from_bytes(bytes.fromhex("e4a6a0577479b2b4"), "little")
+    assert len({model_key("a", 0), model_key("a", 1), model_key("b", 0)}) == 3
+
+
+@pytest.mark.parametrize("keys", [(0, 0, 0), (1, 2, 3), (2**64 - 1,) * 3, (7, 0xEADBB760EA8997D, 2**63)])
+def test_numbers_equal_the_plain_python_oracle(keys):
+    assert normal(*keys) == pytest.approx(naive.normal(*keys), rel=1e-13, abs=1e-15)
+
+
+def test_golden_numbers_never_change():
+    assert normal(1, 2, 3) == pytest.approx(1.5002254508730999, rel=1e-13)
+
+
+@pytest.mark.parametrize("consecutive", [True, False])
+def test_numbers_are_standard_normal_for_hashed_and_for_consecutive_keys(consecutive):
+    requests = range(N) if consecutive else [request_key(f"r-{i}") for i in range(N)]
+    z = draws(11, requests, [model_key("a")] * N)
+    assert stats.kstest(z, "norm").pvalue > 1e-4
+    assert abs(z.mean()) < LIMIT
+    assert abs(z.var() - 1) < LIMIT * math.sqrt(2)
+    assert abs(stats.kurtosis(z)) < LIMIT * math.sqrt(24)
+
+
+def test_numbers_of_two_models_two_seeds_and_two_requests_are_uncorrelated():
+    requests = range(N)
+    a, b = model_key("a"), model_key("b")
+    first = draws(1, requests, [a] * N)
+    for other in (draws(1, requests, [b] * N), draws(2, requests, [a] * N), np.roll(first, 1)):
+        assert abs(np.corrcoef(first, other)[0, 1]) < LIMIT
+        assert abs(np.corrcoef(first**2, other**2)[0, 1]) < LIMIT
+
+
+def test_keys_out_of_range_are_refused():
+    with pytest.raises(OverflowError):
+        normal(-1, 0, 0)

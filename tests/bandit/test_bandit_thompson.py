@@ -1,0 +1,337 @@
+"""A decision depends on its request and the posterior, and on nothing else; every number in it can be recomputed."""
+
+from __future__ import annotations
+
+import math
+from itertools import pairwise
+
+import numpy as np
+import pytest
+
+from banditroute.bandit.chance import model_key
+from banditroute.bandit.evidence import Evidence, ModelKey, Vote
+from banditroute.bandit.posterior import ModelPrior
+from banditroute.bandit.thompson import Choices, DecideBatch, Policy
+from tests import naive_bandit as naive
+
+D, K = 6, 5
+BLOCKS = [(0, 1), (1, 3), (3, D)]
+PRICES = np.array([[1.0, 2.0], [3.0, 15.0], [0.1, 0.4], [0.5, 1.5], [10.0, 30.0]])
+
+
+def models(offset=0.0):
+    return [ModelPrior(ModelKey(f"m{k}", k % 2), offset * k, [math.nan, 700.0][k % 2]) for k in range(K)]
+
+
+def contexts(rng, n, d=D):
+    x = (rng.normal(size=(n, d)) / math.sqrt(d)).astype(np.float32)
+    x[:, 0] = 1.0
+    return x
+
+
+def evidence_of(seed, catalog, votes=200, d=D):
+    rng = np.random.default_rng(seed)
+    evidence = Evidence(d)
+    for x in contexts(rng, votes, d):
+        k = int(rng.integers(len(catalog) - 1))
+        tokens, latency = float(rng.integers(1, 900)), float(rng.uniform(100, 5000))
+        vote = Vote(float(rng.random()), 0.5, 0.3, tokens, 5.0, 0.01, 0.02, latency)
+        evidence.add(catalog[k].key, x, vote, 1.0)
+    return evidence
+
+
+def batch_of(seed, n, d=D, count=K):
+    rng = np.random.default_rng(seed)
+    return DecideBatch.of(
+        contexts(rng, n, d),
+        rng.integers(0, 2**63, n).astype(np.uint64),
+        PRICES[:count],
+        eligible=rng.random((n, count)) < 0.8,
+        input_tokens=rng.integers(1, 5000, n),
+        max_output_tokens=np.where(rng.random(n) < 0.5, np.inf, 50.0),
+        cost_weight=rng.uniform(0, 50, n),
+        latency_weight=rng.uniform(0, 0.05, n),
+        max_cost_usd=np.where(rng.random(n) < 0.6, np.inf, 0.004),
+        max_latency_ms=np.where(rng.random(n) < 0.6, np.inf, 900.0),
+    )
+
+
+@pytest.fixture
+def policy():
+    made = Policy(models(0.05), BLOCKS, seed=9)
+    made.derive(evidence_of(1, made.models))
+    return made
+
+
+def columns(choices: Choices):
+    return [choices.info, choices.candidates, choices.score, choices.rank, choices.propensity]
+
+
+def same(first, second):
+    return all(a.tobytes() == b.tobytes() for a, b in zip(first, second, strict=True))
+
+
+def test_every_number_of_a_decision_equals_the_plain_formula(policy):
+    batch = batch_of(2, 200)
+    got, post = policy.decide(batch), policy.posterior
+    sigma = math.sqrt(post.sigma2)
+    blocked_seen = set()
+    for r in range(200):
+        x = batch.x[r].astype(float)
+        n_in, most, cost_weight, latency_weight, max_cost, max_ms = batch.limits[r]
+        utility, center, spread, costs, logs = [], [], [], [], []
+        for k in range(K):
+            q = x @ post.V[k] @ x
+            log_tokens = min(max(x @ post.token_beta + post.token_offset[k], 0), math.log1p(most))
+            tokens = min(post.token_ratio[k] * math.expm1(log_tokens), most)
+            cost = (PRICES[k, 0] * n_in + PRICES[k, 1] * tokens) / 1e6
+            log_ms = post.latency_intercept[k] + post.latency_slope[k] * log_tokens
+            known = post.latency_pool if math.isnan(log_ms) else log_ms
+            utility.append(x @ post.mu[k] - cost_weight * cost - latency_weight * math.exp(known) / 1000)
+            center.append(utility[k] + 2 * sigma * q)
+            spread.append(0.5 * sigma * math.sqrt(post.qbar[k]))
+            costs.append(cost)
+            logs.append(log_ms)
+            want = [x @ post.mu[k], sigma * math.sqrt(1 + q), log_tokens, cost, log_ms]
+            np.testing.assert_allclose(got.candidates[r, k], want, rtol=2e-6, atol=1e-12)
+            z = naive.normal(9, int(batch.keys[r]), model_key(*policy.models[k].key))
+            assert got.score[r, k] == pytest.approx(center[k] + spread[k] * z, rel=1e-5, abs=1e-6)
+        ok, blocked = batch.eligible[r].copy(), 0
+        for code, bad in (
+            (1, [False] * K),
+            (2, np.array(costs) > max_cost),
+            (3, np.array(logs) > math.log(max_ms)),
+        ):
+            ok &= ~np.array(bad)
+            blocked = blocked or (0 if ok.any() else code)
+        blocked_seen.add(blocked)
+        assert got.blocked[r] == blocked
+        if blocked:
+            assert got.chosen[r] == -1
+            assert (got.rank[r] == -1).all()
+            assert math.isnan(got.propensity[r])
+            assert not got.explored[r]
+            continue
+        chosen = max(np.nonzero(ok)[0], key=lambda k: got.score[r, k])
+        rest = sorted((k for k in np.nonzero(ok)[0] if k != chosen), key=lambda k: -utility[k])
+        assert got.chosen[r] == chosen
+        assert [k for k in got.rank[r] if k >= 0] == [chosen, *rest]
+        assert got.explored[r] == (bool(rest) and utility[rest[0]] > utility[chosen])
+        want = naive.propensity(np.array(center), np.array(spread), chosen, ok)
+        assert got.propensity[r] == pytest.approx(want, rel=5e-4)  # scores themselves hold float32 products
+        if ok.sum() == 1:
+            assert got.propensity[r] == 1.0
+    assert blocked_seen == {0, 1, 2, 3} or blocked_seen >= {0, 2}
+
+
+@pytest.mark.parametrize("d", [1, 6, 7, 33])
+def test_decisions_do_not_depend_on_how_requests_are_split_into_batches(d):
+    catalog = models()
+    blocks = [(0, 1)] if d == 1 else [(0, 1), (1, d)]
+    policy = Policy(catalog, blocks, seed=3)
+    policy.derive(evidence_of(4, catalog, d=d))
+    batch = batch_of(5, 64, d)
+    whole = columns(policy.decide(batch))
+    rng = np.random.default_rng(6)
+    for _ in range(5):
+        cuts = [0, *sorted(rng.choice(np.arange(1, 64), 7, replace=False)), 64]
+        parts = [columns(policy.decide(batch[a:b])) for a, b in pairwise(cuts)]
+        assert same(whole, [np.concatenate(group) for group in zip(*parts, strict=True)])
+
+
+def test_permuting_the_catalog_permutes_every_decision(policy):
+    order = np.array([4, 2, 0, 3, 1])
+    other = Policy([policy.models[k] for k in order], BLOCKS, seed=9)
+    other.derive(evidence_of(1, policy.models))
+    batch = batch_of(2, 200)
+    permuted = DecideBatch(batch.x, batch.keys, batch.limits, batch.eligible[:, order].copy(), PRICES[order])
+    first, second = policy.decide(batch), other.decide(permuted)
+    back = np.append(order, -1)
+    assert (first.chosen == back[second.chosen]).all()
+    assert (first.rank == back[second.rank]).all()
+    assert first.score[:, order].tobytes() == second.score.tobytes()
+    assert first.candidates[:, order].tobytes() == second.candidates.tobytes()
+    np.testing.assert_allclose(first.propensity, second.propensity, rtol=1e-12)
+
+
+def test_ties_go_to_the_same_model_wherever_it_stands_in_the_catalog():
+    catalog = [ModelPrior(ModelKey(name)) for name in "abcd"]
+    winners = set()
+    for shift in range(4):
+        rotated = catalog[shift:] + catalog[:shift]
+        policy = Policy(rotated, [(0, 1)], greedy=True)
+        batch = DecideBatch.of(np.ones((1, 1)), np.zeros(1), np.zeros((4, 2)))
+        choices = policy.decide(batch)
+        winners.add(tuple(rotated[k].key.name for k in choices.rank[0]))
+    assert len(winners) == 1
+
+
+def test_sampled_choices_match_the_propensity_within_4_sigma():
+    catalog = models()
+    policy = Policy(catalog, BLOCKS, seed=1)
+    policy.derive(evidence_of(8, catalog, 40))
+    n = 20_000
+    x = np.repeat(contexts(np.random.default_rng(3), 1), n, axis=0)
+    choices = policy.decide(DecideBatch.of(x, np.arange(n), PRICES))
+    frequency = np.bincount(choices.chosen, minlength=K) / n
+    for k in np.unique(choices.chosen):
+        p = choices.propensity[choices.chosen == k]
+        assert (p == p[0]).all()
+        assert abs(frequency[k] - p[0]) < 4 * math.sqrt(p[0] * (1 - p[0]) / n)
+
+
+def test_the_frozen_mode_takes_the_largest_expected_utility_with_propensity_one(policy):
+    frozen = Policy(policy.models, BLOCKS, seed=9, greedy=True)
+    frozen.derive(evidence_of(1, policy.models))
+    choices = frozen.decide(batch_of(2, 100))
+    served = choices.chosen >= 0
+    assert (choices.propensity[served] == 1.0).all()
+    assert not choices.explored.any()
+    assert (choices.rank[served, 0] == choices.chosen[served]).all()
+
+
+def test_a_price_acts_on_the_very_next_decision(policy):
+    batch = DecideBatch.of(contexts(np.random.default_rng(0), 50), np.arange(50), PRICES, cost_weight=1000.0)
+    before = policy.decide(batch)
+    favourite = int(np.bincount(before.chosen).argmax())
+    batch.prices = PRICES.copy()
+    batch.prices[favourite] *= 1000.0
+    assert (policy.decide(batch).chosen != favourite).all()
+
+
+def test_feedback_moves_the_working_copy_as_the_formula_says_and_derive_throws_it_away(policy):
+    rng = np.random.default_rng(4)
+    v, mu = policy.posterior.V[1].copy(), policy.posterior.mu[1].copy()
+    before = [columns(policy.decide(batch_of(2, 20)))]
+    for x in contexts(rng, 30):
+        quality, weight = float(rng.random()), float(rng.uniform(0.5, 1.5))
+        policy.observe(policy.models[1].key, x, quality, weight)
+        xd = x.astype(float)
+        inverse = np.linalg.inv(v) + weight * np.outer(xd, xd)
+        mu = np.linalg.solve(inverse, np.linalg.solve(v, mu) + weight * quality * xd)
+        v = np.linalg.inv(inverse)
+    np.testing.assert_allclose(policy._v[1], v, rtol=1e-8, atol=1e-12)
+    np.testing.assert_allclose(policy._mu[1], mu, rtol=1e-8)
+    assert (policy._v[1] == policy._v[1].T).all()
+    xbar = policy.posterior.xbar
+    assert policy._qbar[1] == pytest.approx(xbar @ v @ xbar, rel=1e-8)
+    assert not same(columns(policy.decide(batch_of(2, 20))), before[0])
+    policy.derive(evidence_of(1, policy.models))
+    assert same(columns(policy.decide(batch_of(2, 20))), before[0])
+
+
+def test_a_long_working_copy_stays_symmetric_and_true():
+    policy = Policy(models(), BLOCKS)
+    rng = np.random.default_rng(0)
+    precision = np.linalg.inv(policy._v[0])
+    for x in contexts(rng, 20_000):
+        policy.observe(0, x, 1.0)
+        precision += np.outer(x.astype(float), x.astype(float))
+    assert (policy._v[0] == policy._v[0].T).all()
+    np.testing.assert_allclose(policy._v[0], np.linalg.inv(precision), rtol=1e-6, atol=1e-12)
+
+
+def test_a_derive_is_due_after_a_tenth_more_feedback():
+    catalog = models()
+    policy = Policy(catalog, BLOCKS)
+    x = contexts(np.random.default_rng(0), 1)[0]
+    assert not policy.due
+    policy.observe(0, x, math.nan)
+    assert policy.due
+    policy.derive(evidence_of(1, catalog, 200))
+    for count in range(20):
+        assert not policy.due, count
+        policy.observe(0, x, 0.5)
+    assert policy.due
+
+
+def test_withdrawals_nan_and_unknown_models_never_break_the_working_copy():
+    policy = Policy(models(), BLOCKS)
+    x = contexts(np.random.default_rng(0), 1)[0]
+    before = policy._mu.copy()
+    policy.observe(ModelKey("gone", 3), x, 1.0)
+    policy.observe(0, x, math.nan)
+    policy.observe(0, x, math.inf)
+    policy.observe(0, x, 1.0, -1e9)
+    assert policy._mu.tobytes() == before.tobytes()
+    policy.observe(0, x, 1.0, 1.0)
+    policy.observe(0, x, 1.0, -1.0)
+    np.testing.assert_allclose(policy._mu, before, rtol=1e-9, atol=1e-12)
+
+
+def test_models_come_and_go_at_any_time(policy):
+    batch = batch_of(2, 50)
+    before = policy.decide(batch)
+    newcomer = ModelPrior(ModelKey("new"), 0.1)
+    policy.set_models([*policy.models, newcomer])
+    assert policy.due
+    wider = DecideBatch(
+        batch.x,
+        batch.keys,
+        batch.limits,
+        np.pad(batch.eligible, ((0, 0), (0, 1))),
+        np.vstack([PRICES, [1.0, 1.0]]),
+    )
+    after = policy.decide(wider)
+    assert after.candidates[:, :K].tobytes() == before.candidates.tobytes()
+    assert (after.chosen == before.chosen).all()
+    policy.set_models([newcomer])
+    only = policy.decide(DecideBatch.of(batch.x, batch.keys, [[1.0, 1.0]]))
+    assert (only.chosen == 0).all()
+    assert (only.propensity == 1.0).all()
+    policy.set_models([])
+    none = policy.decide(DecideBatch.of(batch.x, batch.keys, np.empty((0, 2))))
+    assert (none.chosen == -1).all()
+    assert (none.blocked == 1).all()
+    with pytest.raises(ValueError, match="twice"):
+        policy.set_models([newcomer, newcomer])
+
+
+@pytest.mark.parametrize("value", [math.nan, math.inf, -math.inf, 1e38, -1e38, 1e-38])
+def test_hostile_contexts_and_columns_never_give_nan(policy, value):
+    x = contexts(np.random.default_rng(0), 20)
+    x[:, 2] = value
+    batch = DecideBatch.of(
+        x,
+        np.arange(20),
+        PRICES,
+        input_tokens=1e300,
+        cost_weight=1e300,
+        latency_weight=1e300,
+        max_output_tokens=-5.0,
+    )
+    choices = policy.decide(batch)
+    assert (choices.chosen >= 0).all()
+    assert np.isfinite(choices.score).all()
+    assert np.isfinite(choices.quality).all()
+    assert np.isfinite(choices.sd).all()
+    assert ((choices.propensity > 0) & (choices.propensity <= 1)).all()
+
+
+def test_hostile_feedback_never_gives_nan():
+    catalog = models()
+    policy = Policy(catalog, BLOCKS)
+    evidence = Evidence(D)
+    for size in (1e-300, 1.0, 1e30):
+        for quality in (1e300, -1e300, 1e-300, 0.0):
+            x = np.full(D, size).astype(np.float32)
+            with np.errstate(all="ignore"):
+                policy.observe(0, x, quality)
+                evidence.add(catalog[0].key, x, Vote(quality=quality), 1.0)
+                choices = policy.decide(batch_of(1, 20))
+                policy.derive(evidence)
+                assert np.isfinite(choices.score).all()
+                assert np.isfinite(policy.decide(batch_of(1, 20)).score).all()
+
+
+def test_a_batch_of_other_shapes_is_refused(policy):
+    batch = batch_of(1, 4)
+    for bad in (
+        DecideBatch(batch.x[:, :3], batch.keys, batch.limits, batch.eligible, batch.prices),
+        DecideBatch(batch.x, batch.keys, batch.limits, batch.eligible[:, :2], batch.prices),
+        DecideBatch(batch.x, batch.keys[:2], batch.limits, batch.eligible, batch.prices),
+        DecideBatch(batch.x, batch.keys, batch.limits, batch.eligible, batch.prices[:2]),
+    ):
+        with pytest.raises(ValueError, match="other shapes"):
+            policy.decide(bad)
+    assert len(policy.decide(batch[:0]).chosen) == 0
