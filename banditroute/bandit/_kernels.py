@@ -15,7 +15,7 @@ import numpy as np
 
 from banditroute_features.compile import njit_cached
 
-kernel: Any = njit_cached()
+kernel = njit_cached()
 
 TINY = 1e-9  # evidence with a smaller sum of weights is what rounding left of a withdrawal
 

@@ -399,8 +399,9 @@ class Learner:
         g = fields.decay + fields.shrink.get(name, 0.0)
         weight = self.settings.weight(feedback.kind)
         decision.slots[slot_key] = Slot(seen, True, vote, numbers, predicted.key, weight, g, fields.decay)
-        self._count("quality_votes", quality is not None)
-        self._count("usage_votes", any(number is not None for number in numbers[1:]))
+        if slot is None:
+            self._count("quality_votes", quality is not None)
+            self._count("usage_votes", any(number is not None for number in numbers[1:]))
         if not self.frozen:
             self._add(header, predicted.key, vote, weight, weight, 1)
         return "applied" if slot is None else "revised"

@@ -26,7 +26,7 @@ class Clients:
 
 
 @asynccontextmanager
-async def connect(config: Config) -> AsyncIterator[Clients]:
+async def connect(config: Config, fetch_wait_ms: int) -> AsyncIterator[Clients]:
     """Connect, and place the consumer behind the last decision that is there now.
 
     The consumer has no group: it takes nothing away from anyone.
@@ -48,7 +48,12 @@ async def connect(config: Config) -> AsyncIterator[Clients]:
         }
     )
     consumer = AIOKafkaConsumer(
-        **{**client_options(config), "enable_auto_commit": False, "auto_offset_reset": "none"}
+        **{
+            **client_options(config),
+            "enable_auto_commit": False,
+            "auto_offset_reset": "none",
+            "fetch_max_wait_ms": fetch_wait_ms,
+        }
     )
     try:
         try:

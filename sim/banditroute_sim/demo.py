@@ -29,6 +29,7 @@ _ROWS: Final = 50_000  # prompts drawn at most; longer runs go through them agai
 _FASTEST: Final = 50_000.0  # requests per second that a run without a rate cannot exceed
 _DELAY: Final = (0.1, 2.0)  # seconds until feedback comes
 _IN_FLIGHT: Final = 512  # keeps every reader within what the embedded broker remembers
+_FETCH_WAIT_MS: Final = 5  # the embedded broker does not wake a waiting fetch
 _SETTLE_SECONDS: Final = 15.0
 _STALL_SECONDS: Final = 15.0
 # What can become of a feedback record; `applied` is what learning took.
@@ -81,6 +82,7 @@ class DemoOptions:
             seed=self.seed,
             source="demo",
             max_in_flight=_IN_FLIGHT,
+            fetch_wait_ms=_FETCH_WAIT_MS,
             stall_timeout=_STALL_SECONDS,
         )
 

@@ -40,6 +40,9 @@ class TrafficOptions:
         The `source` of the feedback.
     max_in_flight : int
         Send nothing while this many requests are undecided.
+    fetch_wait_ms : int
+        How long the broker may hold back an empty answer when decisions are fetched; a real broker answers as soon
+        as there is something, the embedded one only then.
     stall_timeout : float
         Give up after so many seconds in which nothing moved.
     """
@@ -56,6 +59,7 @@ class TrafficOptions:
     send_decision_id: bool = True
     source: str = "traffic"
     max_in_flight: int = 4096
+    fetch_wait_ms: int = 250
     stall_timeout: float = 60.0
 
     def __post_init__(self) -> None:
@@ -68,6 +72,7 @@ class TrafficOptions:
             ("feedback_delay", 0.0 <= low <= high < math.inf, "0 or more seconds, the lower end first"),
             ("run_id", len(self.run_id.encode()) <= 200, "at most 200 bytes"),
             ("max_in_flight", self.max_in_flight >= 1, "at least 1"),
+            ("fetch_wait_ms", self.fetch_wait_ms >= 0, "0 or more"),
             ("stall_timeout", self.stall_timeout > 0.0, "more than 0 seconds"),
         ):
             if not good:

@@ -74,7 +74,7 @@ async def run_traffic(
         raise ConfigError(
             f"the data set '{source.name}' knows none of the models of the catalog: it knows {', '.join(source.models)}"
         )
-    async with connect(config) as clients:
+    async with connect(config, options.fetch_wait_ms) as clients:
         return await _Run(config, source, options, clients).run(progress or (lambda _tally: None))
 
 

@@ -51,7 +51,9 @@ def render(tally: Tally, now: float) -> RenderableType:
         f" decided of {tally.sent:,} sent   ",
         (f"{tally.feedback_sent:,}", "bold"),
         " answered",
-        "" if latency["p50"] is None else f"   p50 {latency['p50']:.1f} ms  p99 {latency['p99']:.1f} ms",
+        ""
+        if latency["p50"] is None
+        else f"\nlatency p50 {latency['p50']:.1f} ms, p99 {latency['p99']:.1f} ms",
     )
     return Panel(
         Group(head, Text(), _shares(tally), Text(), _comparison(tally)), title="banditroute", padding=(1, 2)
@@ -63,7 +65,7 @@ def _shares(tally: Tally) -> Table:
     table = Table(box=None, pad_edge=False, header_style="dim")
     table.add_column("model", no_wrap=True)
     table.add_column("now", justify="right")
-    table.add_column(f"share over time, the last {_RECENT} decisions on the right", no_wrap=True)
+    table.add_column(f"share since the first decision; now = the last {_RECENT}", no_wrap=True)
     choices, models = tally.choices(), tally.data.models
     chunks = [chunk for chunk in np.array_split(choices, _COLUMNS) if chunk.size]
     over_time = np.array(
@@ -72,36 +74,34 @@ def _shares(tally: Tally) -> Table:
     recent = choices[-_RECENT:]
     for index, name in enumerate(models):
         share = np.count_nonzero(recent == index) / max(1, recent.size)
-        line = sparkline(over_time[:, index].tolist()) if chunks else ""
+        line = sparkline(over_time[:, index].tolist(), float(over_time.max())) if chunks else ""
         table.add_row(name, f"{share:.0%}", Text(line, style="green"))
     return table
 
 
-def _comparison(tally: Tally) -> Table:
-    table = Table(box=None, pad_edge=False, header_style="dim")
-    for title in ("", "banditroute", "compared with", ""):
-        table.add_column(title, no_wrap=True)
+def _comparison(tally: Tally) -> RenderableType:
     rows, columns = tally.known()
     if not rows.size:
-        return table
+        return Text()
     data, weight = tally.data, tally.cost_weight
     quality, cost = data.quality[rows, columns].mean(), data.cost[rows, columns].mean()
     finest, fixed = data.best_fixed(0.0, rows), data.best_fixed(weight, rows)
-    saved = 1.0 - cost / finest.mean_cost_usd if finest.mean_cost_usd else 0.0
+    table = Table(box=None, pad_edge=False, header_style="dim")
+    table.add_column("")
+    for title in ("banditroute", f"always {fixed.model}\nbest fixed", f"always {finest.model}\nbest quality"):
+        table.add_column(title, justify="right")
+    fine = finest.mean_quality - weight * finest.mean_cost_usd
     gain = quality - weight * cost - fixed.mean_utility
-    style = "green" if gain > 0.0 else "yellow"
-    always = f"always {finest.model}, the best quality"
-    table.add_row("quality", f"{quality:.3f}", always, f"{finest.mean_quality:.3f}")
-    table.add_row(
-        "cost per 1,000",
-        f"${1e3 * cost:.2f}",
-        always,
-        f"${1e3 * finest.mean_cost_usd:.2f} ({saved:+.0%} saved)",
+    for label, form, ours, others in (
+        ("quality", "{:.3f}", quality, (fixed.mean_quality, finest.mean_quality)),
+        ("cost per 1,000", "${:.2f}", 1e3 * cost, (1e3 * fixed.mean_cost_usd, 1e3 * finest.mean_cost_usd)),
+        ("utility", "{:.3f}", quality - weight * cost, (fixed.mean_utility, fine)),
+    ):
+        table.add_row(label, Text(form.format(ours), style="bold"), *map(form.format, others))
+    saved = 1.0 - cost / finest.mean_cost_usd if finest.mean_cost_usd else 0.0
+    verdict = Text.assemble(
+        "utility ",
+        (f"{gain:+.3f}", "bold green" if gain > 0.0 else "bold yellow"),
+        f" against always {fixed.model}; cost {-saved:+.0%} against always {finest.model}",
     )
-    table.add_row(
-        "utility",
-        Text(f"{quality - weight * cost:.3f}", style="bold"),
-        f"always {fixed.model}, the best fixed model",
-        Text(f"{fixed.mean_utility:.3f} ({gain:+.3f} for us)", style=style),
-    )
-    return table
+    return Group(table, Text(), verdict)

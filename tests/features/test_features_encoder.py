@@ -144,11 +144,46 @@ def test_every_byte_counts_as_in_the_oracle_alone_and_after_every_kind_of_byte()
     ("line", "marked"),
     [
         (line, 1)
-        for line in "- a;+ a;* b;# c;| d |;1. e;12) f;123.g;B) h;c. i;(d) j;(4) k;(e);5);- ;a.".split(";")
+        for line in [
+            "- a",
+            "+ a",
+            "* b",
+            "# c",
+            "| d |",
+            "1. e",
+            "12) f",
+            "123.g",
+            "B) h",
+            "c. i",
+            "(d) j",
+            "(4) k",
+            "(e)",
+            "5)",
+            "- ",
+            "a.",
+        ]
     ]
     + [
         (line, 0)
-        for line in "-a;*b*;1234. c;1 . d;ab) e;(ab) f;(-) g;(h;-;7;123;(;x;;> i;? j;é. k".split(";")
+        for line in [
+            "-a",
+            "*b*",
+            "1234. c",
+            "1 . d",
+            "ab) e",
+            "(ab) f",
+            "(-) g",
+            "(h",
+            "-",
+            "7",
+            "123",
+            "(",
+            "x",
+            "",
+            "> i",
+            "? j",
+            "é. k",
+        ]
     ],
 )
 def test_a_list_marker_is_a_sign_a_short_number_or_a_letter_at_the_start_of_a_line(

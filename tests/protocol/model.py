@@ -208,7 +208,7 @@ class World:
             elif self.zombies and chance < 0.92:
                 dice.choice(self.zombies).act(draining=True)
             elif chance < 0.93 and not self.network:
-                tasks = [*self.request_tasks, *self.feedback_tasks]
+                tasks: list[RequestTask | FeedbackTask] = [*self.request_tasks, *self.feedback_tasks]
                 for task in tasks:
                     task.settle_down()
                 if step > 60 and all(task.done for task in tasks):

@@ -6,6 +6,7 @@ flight that land late, twice or never. What a task does next is up to the dice o
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Protocol
 
@@ -31,13 +32,16 @@ class Task(Protocol):
 Event = Copied | Decided | Expire | Control
 
 
-@dataclass(eq=False)
+@dataclass
 class Append:
-    """Records on their way to the decisions or the journal of a partition."""
+    """Records on their way to the decisions or the journal of a partition.
+
+    Appends with the same content are equal: the acknowledgement of a first try also answers a second one.
+    """
 
     log: str
     partition: int
-    records: list[Decision] | list[Event]
+    records: Sequence[Decision] | Sequence[Event]
     owner: Task | None = None
     position: int = 0
     """Where the owner will have read to when this is acknowledged."""
@@ -231,7 +235,7 @@ class RequestTask:
         return (
             self.core.j == len(self.world.journals[self.partition])
             and self.position >= len(self.world.requests[self.partition])
-            and self.core.D >= self.announced_end
+            and self.announced_end <= self.core.D
             and self.core.cursor == len(self.world.control) - 1
         )
 

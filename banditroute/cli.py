@@ -1,0 +1,116 @@
+"""One command: `banditroute <verb>`. Exit status 0 is done, 1 is no, 2 is bad usage or input."""
+
+from __future__ import annotations
+
+import asyncio
+import sys
+import time
+from importlib import resources
+from pathlib import Path
+from typing import Annotated, Any
+
+import orjson
+import typer
+from rich.console import Console
+
+from banditroute.config import Config, Logging, load
+from banditroute.errors import BanditrouteError, ConfigError
+from banditroute.events import PriceEdit
+
+app = typer.Typer(
+    name="banditroute",
+    help="Learns which AI model to send each request to, from Kafka.",
+    no_args_is_help=True,
+    add_completion=False,
+    pretty_exceptions_enable=False,
+    rich_markup_mode=None,
+)
+topics_app = typer.Typer(help="Topics of the engine.", no_args_is_help=True)
+control_app = typer.Typer(help="Numbered edits that every engine applies.", no_args_is_help=True)
+app.add_typer(topics_app, name="topics")
+app.add_typer(control_app, name="control")
+
+ConfigPath = Annotated[Path, typer.Option("-c", "--config", help="The configuration file.", show_default=False)]
+Json = Annotated[bool, typer.Option("--json", help="Print one JSON object and nothing else.")]
+
+
+def main() -> None:
+    """Run the command line; every deliberate error becomes one sentence and exit status 2."""
+    try:
+        app()
+    except BanditrouteError as error:
+        print(f"banditroute: {error}", file=sys.stderr)
+        sys.exit(2)
+
+
+def _load(path: Path, *, quiet: bool = False) -> Config:
+    from banditroute.runtime.logs import set_up_logging  # noqa: PLC0415 - verbs without an engine start quickly
+
+    config = load(path)
+    set_up_logging(Logging(format=config.logging.format, level="warning") if quiet else config.logging)
+    return config
+
+
+def _print(result: dict[str, Any], as_json: bool) -> None:
+    if as_json:
+        sys.stdout.buffer.write(orjson.dumps(result, option=orjson.OPT_APPEND_NEWLINE))
+        sys.stdout.flush()
+        return
+    width = max(map(len, result))
+    for key, value in result.items():
+        print(f"{key:<{width}}  {', '.join(map(str, value)) if isinstance(value, list) else value}")
+
+
+@app.command()
+def init() -> None:
+    """Print an annotated banditroute.toml."""
+    print(resources.files("banditroute").joinpath("example.toml").read_text(encoding="utf-8"), end="")
+
+
+@app.command()
+def run(
+    config: ConfigPath,
+    init: Annotated[bool, typer.Option("--init", help="Create missing topics and genesis records first.")] = False,
+) -> None:
+    """Run the engine until it is told to stop."""
+    from banditroute.runtime import serve  # noqa: PLC0415
+
+    serve.run(serve.serve(_load(config), init=init))
+
+
+@app.command()
+def check(config: ConfigPath, as_json: Json = False) -> None:
+    """Check the configuration, the broker, the topics and the stored state."""
+    from banditroute.runtime import serve  # noqa: PLC0415
+
+    _print({"ok": True, **serve.run(serve.check(_load(config, quiet=True)))}, as_json)
+
+
+@topics_app.command("create")
+def topics_create(config: ConfigPath, as_json: Json = False) -> None:
+    """Create the topics that are missing, and the records that learning begins with."""
+    from banditroute.runtime import serve  # noqa: PLC0415
+
+    done = serve.run(serve.create(_load(config, quiet=True), int(time.time() * 1000)))
+    if as_json:
+        _print({"done": done}, as_json)
+    else:
+        print("\n".join(done) or "everything is there already")
+
+
+@control_app.command("price")
+def control_price(
+    config: ConfigPath,
+    model: Annotated[str, typer.Argument(help="A model of the catalog.")],
+    input_usd_per_mtok: Annotated[float, typer.Argument(min=0)],
+    output_usd_per_mtok: Annotated[float, typer.Argument(min=0)],
+    as_json: Json = False,
+) -> None:
+    """Change a model's price in every running engine."""
+    from banditroute.runtime import serve  # noqa: PLC0415
+
+    loaded = _load(config, quiet=True)
+    if model not in loaded.catalog:
+        raise ConfigError(f"model '{model}' is not in the catalog of {config}: {', '.join(loaded.catalog.names)}")
+    number = serve.run(serve.control(loaded, PriceEdit(model, input_usd_per_mtok, output_usd_per_mtok)))
+    _print({"control": number, "model": model}, as_json)
