@@ -56,12 +56,18 @@ class Catalog:
         self.models: tuple[Model, ...] = tuple(models)
         self.names: tuple[str, ...] = tuple(model.name for model in self.models)
         if not self.models:
-            raise ConfigError("the catalog is empty: add at least one [[models]] table with a name and its prices")
+            raise ConfigError(
+                "the catalog is empty: add at least one [[models]] table with a name and its prices"
+            )
         if len(self.models) > MAX_MODELS:
-            raise ConfigError(f"the catalog has {len(self.models)} models; at most {MAX_MODELS} are supported")
+            raise ConfigError(
+                f"the catalog has {len(self.models)} models; at most {MAX_MODELS} are supported"
+            )
         for index, name in enumerate(self.names):
             if len(name.encode("utf-8", "replace")) > MAX_ID_BYTES:
-                raise ConfigError(f"models[{index}].name has more than {MAX_ID_BYTES} bytes; choose a shorter name")
+                raise ConfigError(
+                    f"models[{index}].name has more than {MAX_ID_BYTES} bytes; choose a shorter name"
+                )
             if name in self.names[:index]:
                 raise ConfigError(f"two models are named '{name}': names are unique; rename one of them")
 

@@ -30,7 +30,9 @@ control_app = typer.Typer(help="Numbered edits that every engine applies.", no_a
 app.add_typer(topics_app, name="topics")
 app.add_typer(control_app, name="control")
 
-ConfigPath = Annotated[Path, typer.Option("-c", "--config", help="The configuration file.", show_default=False)]
+ConfigPath = Annotated[
+    Path, typer.Option("-c", "--config", help="The configuration file.", show_default=False)
+]
 Json = Annotated[bool, typer.Option("--json", help="Print one JSON object and nothing else.")]
 
 
@@ -70,7 +72,9 @@ def init() -> None:
 @app.command()
 def run(
     config: ConfigPath,
-    init: Annotated[bool, typer.Option("--init", help="Create missing topics and genesis records first.")] = False,
+    init: Annotated[
+        bool, typer.Option("--init", help="Create missing topics and genesis records first.")
+    ] = False,
 ) -> None:
     """Run the engine until it is told to stop."""
     from banditroute.runtime import serve  # noqa: PLC0415
@@ -111,6 +115,8 @@ def control_price(
 
     loaded = _load(config, quiet=True)
     if model not in loaded.catalog:
-        raise ConfigError(f"model '{model}' is not in the catalog of {config}: {', '.join(loaded.catalog.names)}")
+        raise ConfigError(
+            f"model '{model}' is not in the catalog of {config}: {', '.join(loaded.catalog.names)}"
+        )
     number = serve.run(serve.control(loaded, PriceEdit(model, input_usd_per_mtok, output_usd_per_mtok)))
     _print({"control": number, "model": model}, as_json)

@@ -34,7 +34,7 @@ class Duration(float):
         """Parse ``"250ms"``, ``"15m"``, ``"3d"``; raises ValueError otherwise."""
         match = _DURATION.match(text) if isinstance(text, str) else None
         if match is None:
-            raise ValueError(f"Expected a duration such as \"250ms\", \"30s\", \"15m\", \"6h\" or \"3d\", got {text!r}")
+            raise ValueError(f'Expected a duration such as "250ms", "30s", "15m", "6h" or "3d", got {text!r}')
         return cls(float(match[1]) * _UNITS[match[2]])
 
 
@@ -49,8 +49,14 @@ class Secret(str):
     @classmethod
     def parse(cls, reference: object) -> Secret:
         """Read ``{ env = "NAME" }``; raises ValueError for a literal secret or an unset variable."""
-        if not isinstance(reference, Mapping) or set(reference) != {"env"} or not isinstance(reference["env"], str):
-            raise ValueError('Expected { env = "NAME" }: secrets come from the environment, never from the file')
+        if (
+            not isinstance(reference, Mapping)
+            or set(reference) != {"env"}
+            or not isinstance(reference["env"], str)
+        ):
+            raise ValueError(
+                'Expected { env = "NAME" }: secrets come from the environment, never from the file'
+            )
         name = reference["env"]
         if name not in os.environ:
             raise ValueError(f"Expected the environment variable {name} to be set")
@@ -208,7 +214,9 @@ def from_dict(document: Mapping[str, Any], where: str = "the configuration") -> 
     """Check a parsed document; see `load`."""
     _refuse_unknown(document, Config, "", where)
     if not document.get("models"):
-        raise ConfigError(f"{where}: the catalog is empty: add at least one [[models]] table with a name and its prices")
+        raise ConfigError(
+            f"{where}: the catalog is empty: add at least one [[models]] table with a name and its prices"
+        )
     try:
         config = msgspec.convert(document, Config, dec_hook=_parse_custom)
     except msgspec.ValidationError as error:
@@ -236,7 +244,9 @@ def _refuse_unknown(document: Mapping[str, Any], table: type[Struct], path: str,
         here = f"{path}{key}"
         if key not in fields:
             near = difflib.get_close_matches(key, fields, n=1, cutoff=0.5)
-            hint = f"did you mean '{path}{near[0]}'?" if near else f"valid keys are: {', '.join(sorted(fields))}"
+            hint = (
+                f"did you mean '{path}{near[0]}'?" if near else f"valid keys are: {', '.join(sorted(fields))}"
+            )
             raise ConfigError(f"{where}: unknown key '{here}'; {hint}")
         inner = fields[key]
         if isinstance(value, Mapping) and isinstance(inner, type) and issubclass(inner, Struct):
@@ -253,7 +263,9 @@ def _cross_check(config: Config, where: str) -> None:
     if default is not None and default not in catalog:
         near = difflib.get_close_matches(default, catalog.names, n=1, cutoff=0.3)
         hint = f"; did you mean '{near[0]}'?" if near else ""
-        raise ConfigError(f"{where}: requests.default_model names '{default}', which is not in the catalog{hint}")
+        raise ConfigError(
+            f"{where}: requests.default_model names '{default}', which is not in the catalog{hint}"
+        )
     if config.requests.max_request_age is not None and default is None:
         raise ConfigError(
             f"{where}: requests.max_request_age needs requests.default_model, the model that stale requests get"
@@ -261,6 +273,8 @@ def _cross_check(config: Config, where: str) -> None:
     topics = [name for name in msgspec.structs.astuple(config.kafka.topics) if name is not None]
     for name in topics:
         if not re.fullmatch(r"[A-Za-z0-9._-]{1,249}", name):
-            raise ConfigError(f"{where}: kafka.topics names '{name}': expected letters, digits, '.', '_' or '-'")
+            raise ConfigError(
+                f"{where}: kafka.topics names '{name}': expected letters, digits, '.', '_' or '-'"
+            )
     if len(set(topics)) != len(topics):
         raise ConfigError(f"{where}: kafka.topics names one topic twice: every topic needs a name of its own")

@@ -413,16 +413,29 @@ def _not_finite(values: Sequence[float] | None, path: str) -> Rejected | None:
 
 
 def _check_request(request: Request) -> Rejected | None:
-    if request.prompt is None and request.messages is None and request.context is None and request.embedding is None:
+    if (
+        request.prompt is None
+        and request.messages is None
+        and request.context is None
+        and request.embedding is None
+    ):
         return Rejected("Object misses one of `prompt`, `messages`, `context` or `embedding`")
-    names = [("request_id", request.request_id), ("tenant", request.tenant), ("session_id", request.session_id)]
+    names = [
+        ("request_id", request.request_id),
+        ("tenant", request.tenant),
+        ("session_id", request.session_id),
+    ]
     names += [("tags[...]", tag) for tag in request.tags]
     return (
         _too_long(names)
         or _not_finite(request.context, "context[...]")
         or _not_finite(request.embedding, "embedding[...]")
         or _not_finite(
-            [n for n in (request.cost_weight, request.max_cost_usd, request.max_latency_ms, request.deadline) if n is not None],
+            [
+                n
+                for n in (request.cost_weight, request.max_cost_usd, request.max_latency_ms, request.deadline)
+                if n is not None
+            ],
             "cost_weight|max_cost_usd|max_latency_ms|deadline",
         )
     )
@@ -438,16 +451,13 @@ def _check_feedback(feedback: Feedback) -> Rejected | None:
         return Rejected("a thumb's value is true, false, 1 or 0 - at `$.value`")
     quality = feedback.quality
     finite = [number for number in (*numbers, quality) if number is not None]
-    return (
-        _too_long(
-            [
-                ("request_id", feedback.request_id),
-                ("feedback_id", feedback.feedback_id),
-                ("model", feedback.model),
-                ("source", feedback.source),
-                ("voter", feedback.voter),
-                ("tenant", feedback.tenant),
-            ]
-        )
-        or _not_finite(finite, "value|cost_usd|latency_ms")
-    )
+    return _too_long(
+        [
+            ("request_id", feedback.request_id),
+            ("feedback_id", feedback.feedback_id),
+            ("model", feedback.model),
+            ("source", feedback.source),
+            ("voter", feedback.voter),
+            ("tenant", feedback.tenant),
+        ]
+    ) or _not_finite(finite, "value|cost_usd|latency_ms")

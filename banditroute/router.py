@@ -1,9 +1,14 @@
 """The library face: one partition in memory, no Kafka, no files, no threads.
 
 >>> from banditroute import Router
->>> router = Router.from_dict({"models": [
-...     {"name": "small", "input_usd_per_mtok": 0.1, "output_usd_per_mtok": 0.4},
-...     {"name": "large", "input_usd_per_mtok": 2.0, "output_usd_per_mtok": 8.0}]})
+>>> router = Router.from_dict(
+...     {
+...         "models": [
+...             {"name": "small", "input_usd_per_mtok": 0.1, "output_usd_per_mtok": 0.4},
+...             {"name": "large", "input_usd_per_mtok": 2.0, "output_usd_per_mtok": 8.0},
+...         ]
+...     }
+... )
 >>> decision = router.decide({"request_id": "r-1", "prompt": "Translate: good morning"})
 >>> decision.model in ("small", "large")
 True
@@ -25,7 +30,17 @@ from banditroute.bandit.thompson import Policy
 from banditroute.catalog import Catalog
 from banditroute.config import Config, from_dict, load
 from banditroute.errors import ConfigError, InputError
-from banditroute.events import Copied, Decision, Edit, Feedback, Rejected, Request, encode, feedback_of, request_of
+from banditroute.events import (
+    Copied,
+    Decision,
+    Edit,
+    Feedback,
+    Rejected,
+    Request,
+    encode,
+    feedback_of,
+    request_of,
+)
 from banditroute.events import Control as ControlRecord
 from banditroute.flow.decider import Decider, InputRecord, no_decisions
 from banditroute.flow.learner import LearnerSettings, Ready
@@ -151,7 +166,9 @@ class Router:
         """
         return self.decide_many([request], now)[0]
 
-    def decide_many(self, requests: Iterable[Request | Mapping[str, Any]], now: float | None = None) -> list[Decision]:
+    def decide_many(
+        self, requests: Iterable[Request | Mapping[str, Any]], now: float | None = None
+    ) -> list[Decision]:
         """Decide many requests at once, with one posterior; see `decide`."""
         self._advance(now)
         valid = self._valid(requests)
@@ -178,7 +195,9 @@ class Router:
             if isinstance(request, Rejected):
                 raise InputError(f"request {index} is not valid: {request.reason}")
             if request.request_id in ids or self._partition.learner.has_request(request.request_id):
-                raise InputError(f"request_id '{request.request_id}' already has an open decision: give each request its own id")
+                raise InputError(
+                    f"request_id '{request.request_id}' already has an open decision: give each request its own id"
+                )
             ids.add(request.request_id)
             valid.append(request)
         return valid

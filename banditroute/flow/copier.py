@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import NamedTuple
 
 from banditroute.catalog import Catalog
@@ -23,7 +23,8 @@ class CopiedBatch(NamedTuple):
 class Copier:
     """Finds the home of each feedback event.
 
-    By decision_id it is exact; by request_id it takes the partitioner in use; else a copy goes everywhere.
+    By decision_id it is exact; by request_id it takes the partitioner in use, or an open decision of this process;
+    else a copy goes everywhere.
 
     Parameters
     ----------
@@ -33,11 +34,20 @@ class Copier:
         Which partitioner wrote the requests.
     field_map : mapping of str to str
         Where our fields are in the user's payload.
+    locate : callable
+        Tells the partition of this process that holds an open decision of a request id, or None.
     """
 
-    def __init__(self, catalog: Catalog, watch: PartitionerWatch, field_map: dict[str, str]) -> None:
+    def __init__(
+        self,
+        catalog: Catalog,
+        watch: PartitionerWatch,
+        field_map: dict[str, str],
+        locate: Callable[[str], int | None],
+    ) -> None:
         self._catalog = catalog
         self._watch = watch
+        self._locate = locate
         self._field_map = FieldMap(field_map) if field_map else None
 
     def copy(self, source: int, records: Sequence[InputRecord]) -> CopiedBatch:
@@ -56,11 +66,14 @@ class Copier:
                 targets.setdefault(target, []).append(OutputRecord(None, value))
         return CopiedBatch(targets, poison, len(records) - len(poison), records[-1].offset + 1)
 
-    def _home(self, feedback: Feedback) -> int | None | Rejected:
+    def _home(self, feedback: Feedback) -> int | Rejected | None:
         if feedback.model is not None and feedback.model not in self._catalog:
-            return Rejected(f"feedback names model '{feedback.model}', which is not in the catalog - at `$.model`")
+            return Rejected(
+                f"feedback names model '{feedback.model}', which is not in the catalog - at `$.model`"
+            )
         if feedback.decision_id is None:
-            return self._watch.home(feedback.request_id)
+            home = self._watch.home(feedback.request_id)
+            return self._locate(feedback.request_id) if home is None else home
         partition = int(feedback.decision_id.partition("-")[0])
         if partition >= self._watch.count:
             return Rejected(

@@ -112,12 +112,18 @@ class Decider:
         self._mode = config.engine.mode
         age = config.requests.max_request_age
         self._max_age_ms = None if age is None else 1000.0 * age
-        self._default = None if config.requests.default_model is None else catalog.names.index(config.requests.default_model)
+        self._default = (
+            None
+            if config.requests.default_model is None
+            else catalog.names.index(config.requests.default_model)
+        )
         self._field_map = FieldMap(config.requests.field_map) if config.requests.field_map else None
         self._passed = frozenset(config.requests.header_pass_through)
         self._spec_id = encoder.spec.spec_id
         self._writer = HeaderWriter([model.key for model in policy.models], self._spec_id, encoder.spec.d)
-        self._list_prices = np.array([[m.input_usd_per_mtok, m.output_usd_per_mtok] for m in catalog], np.float64)
+        self._list_prices = np.array(
+            [[m.input_usd_per_mtok, m.output_usd_per_mtok] for m in catalog], np.float64
+        )
 
     def decide_records(
         self,
@@ -197,7 +203,14 @@ class Decider:
             decided.decisions.append(decision)
             decided.known.append(
                 KnownDecision(
-                    -1, record.timestamp, record.offset, request.request_id, decision.model, request.tenant, shadow, header
+                    -1,
+                    record.timestamp,
+                    record.offset,
+                    request.request_id,
+                    decision.model,
+                    request.tenant,
+                    shadow,
+                    header,
                 )
             )
 
@@ -296,7 +309,8 @@ class Decider:
     def _pass_through(self, record: InputRecord) -> list[tuple[str, bytes]]:
         if not record.headers:
             return []
-        passed = [(name, value) for name, value in record.headers if name in self._passed and value is not None]
+        passed = [
+            (name, value) for name, value in record.headers if name in self._passed and value is not None
+        ]
         size = sum(len(name) + len(value) for name, value in passed)
         return passed if size <= MAX_PASSED_HEADERS else []
-

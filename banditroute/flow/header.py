@@ -101,7 +101,9 @@ class HeaderWriter:
 def request_offset_of(header: bytes) -> int:
     """Read only the request offset; raises StateError for bytes that are not a header."""
     if len(header) < _FIXED.size or header[:4] != MAGIC:
-        raise StateError("a decision record carries no banditroute header: the decisions topic holds foreign records")
+        raise StateError(
+            "a decision record carries no banditroute header: the decisions topic holds foreign records"
+        )
     return int(_FIXED.unpack_from(header)[7])
 
 
@@ -110,12 +112,16 @@ def parse_header(header: bytes) -> Header:
     request_offset_of(header)
     _, version, d, k, flags, _, spec, offset = _FIXED.unpack_from(header)
     if version != VERSION:
-        raise StateError(f"a decision header has version {version}; this build reads version {VERSION}: upgrade it")
+        raise StateError(
+            f"a decision header has version {version}; this build reads version {VERSION}: upgrade it"
+        )
     body = _FIXED.size + 4 * d
     names = body + 8 * COLUMNS * k
     if len(header) < names:
         raise StateError("a decision header is cut short: the decisions topic is damaged")
-    x = np.frombuffer(header, "<f4", d, _FIXED.size).astype(np.float32)  # a writable, aligned copy for the kernels
+    x = np.frombuffer(header, "<f4", d, _FIXED.size).astype(
+        np.float32
+    )  # a writable, aligned copy for the kernels
     predictions = np.frombuffer(header, "<f8", COLUMNS * k, body).reshape(k, COLUMNS)
     return Header(offset, spec.hex(), bool(flags & _SHADOW), _names(header[names:], k), x, predictions)
 

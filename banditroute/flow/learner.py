@@ -46,7 +46,9 @@ class LearnerSettings(Struct, frozen=True):
 
     def weight(self, kind: str) -> float:
         """Weight of one vote of a kind; usage counts once."""
-        return {"thumb": self.thumb_weight, "score": self.score_weight, "outcome": self.outcome_weight}.get(kind, 1.0)
+        return {"thumb": self.thumb_weight, "score": self.score_weight, "outcome": self.outcome_weight}.get(
+            kind, 1.0
+        )
 
 
 class Fields(Struct):
@@ -369,7 +371,13 @@ class Learner:
         slot_key = (feedback.kind, feedback.source, feedback.voter)
         slot = decision.slots.get(slot_key)
         quality = feedback.quality
-        numbers = (quality, feedback.output_tokens, feedback.cost_usd, feedback.latency_ms, feedback.input_tokens)
+        numbers = (
+            quality,
+            feedback.output_tokens,
+            feedback.cost_usd,
+            feedback.latency_ms,
+            feedback.input_tokens,
+        )
         identity = feedback.feedback_id
         if slot is not None:
             same = identity is None and slot.on and slot.key.name == name and slot.numbers == numbers
@@ -415,7 +423,9 @@ class Learner:
         shared = -(slot.weight * math.exp(fields.decay - slot.g_shared))
         self._add(parse_header(decision.known.header), slot.key, slot.vote, weight, shared, -1)
 
-    def _add(self, header: Header, key: ModelKey, vote: Vote, weight: float, shared: float, count: int) -> None:
+    def _add(
+        self, header: Header, key: ModelKey, vote: Vote, weight: float, shared: float, count: int
+    ) -> None:
         if header.spec_id != self.spec_id:
             self.evidence.add_free(key, vote, weight)  # another context: only what needs none
             return

@@ -165,7 +165,9 @@ class Partition:
 
     # -- decisions ---------------------------------------------------------------------------------
 
-    def read_decision(self, offset: int, timestamp: int, value: bytes | None, headers: Iterable[tuple[str, bytes]]) -> None:
+    def read_decision(
+        self, offset: int, timestamp: int, value: bytes | None, headers: Iterable[tuple[str, bytes]]
+    ) -> None:
         """Take note of a decision record read from the log."""
         self._verify("decisions", offset, value)
         if offset < self.learner.end:
@@ -174,15 +176,26 @@ class Partition:
         try:
             key = decode_decision_key(value or b"")
         except (msgspec.DecodeError, UnicodeDecodeError) as error:
-            raise StateError(f"decision record {offset} of partition {self.number} cannot be read: {error}") from error
+            raise StateError(
+                f"decision record {offset} of partition {self.number} cannot be read: {error}"
+            ) from error
         shadow = parse_header(header).shadow
         known = KnownDecision(
-            offset, timestamp, request_offset_of(header), key.request_id, key.model, key.tenant, shadow, header
+            offset,
+            timestamp,
+            request_offset_of(header),
+            key.request_id,
+            key.model,
+            key.tenant,
+            shadow,
+            header,
         )
         self.learner.know(known)
         self._decisions_mark = mark_of(offset, value)
 
-    def acknowledged(self, records: Sequence[OutputRecord], known: Sequence[KnownDecision], base: int, timestamp: int) -> bool:
+    def acknowledged(
+        self, records: Sequence[OutputRecord], known: Sequence[KnownDecision], base: int, timestamp: int
+    ) -> bool:
         """Take note of decisions of our own that the broker acknowledged at log offset `base`.
 
         Returns
@@ -257,7 +270,9 @@ class Partition:
                 break
             upto = decision.known.offset + 1
         given_up = bool(learner.parked) and learner.parked[0].timestamp < before
-        return OutputRecord(None, encode(Expire(upto, before))) if upto > learner.fields.X or given_up else None
+        return (
+            OutputRecord(None, encode(Expire(upto, before))) if upto > learner.fields.X or given_up else None
+        )
 
     # -- state -------------------------------------------------------------------------------------
 

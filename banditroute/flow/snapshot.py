@@ -125,7 +125,9 @@ def encode_state(state: State) -> bytes:
         decisions_mark=state.decisions_mark,
     )
     text = _encoder.encode(meta)
-    numbers = np.concatenate([evidence.shared, *(evidence.rows[key] for key in keys)]).astype("<f8", copy=False)
+    numbers = np.concatenate([evidence.shared, *(evidence.rows[key] for key in keys)]).astype(
+        "<f8", copy=False
+    )
     body = _HEAD.pack(MAGIC, VERSION, 0, len(text)) + text + numbers.tobytes()
     if len(body) + _CRC.size > MAX_STATE_BYTES:
         raise StateError(
@@ -138,12 +140,16 @@ def encode_state(state: State) -> bytes:
 def decode_state(value: bytes | None) -> State:
     """Decode a state record; raises StateError when it is damaged, cut short or of another version."""
     if value is None or len(value) < _HEAD.size + _CRC.size or value[:4] != MAGIC:
-        raise StateError("a state record does not begin as one: the state topic holds foreign records or is damaged")
+        raise StateError(
+            "a state record does not begin as one: the state topic holds foreign records or is damaged"
+        )
     if zlib.crc32(value[: -_CRC.size]) != _CRC.unpack_from(value, len(value) - _CRC.size)[0]:
         raise StateError("a state record fails its checksum: it was damaged or cut short")
     _, version, _, length = _HEAD.unpack_from(value)
     if version != VERSION:
-        raise StateError(f"a state record has version {version}; this build reads version {VERSION}: upgrade it")
+        raise StateError(
+            f"a state record has version {version}; this build reads version {VERSION}: upgrade it"
+        )
     try:
         meta = _decoder.decode(value[_HEAD.size : _HEAD.size + length])
     except (msgspec.DecodeError, UnicodeDecodeError) as error:

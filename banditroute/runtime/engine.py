@@ -68,7 +68,9 @@ class Engine:
         Whether the broker can create topics.
     """
 
-    def __init__(self, config: Config, *, init: bool = False, client: Client | None = None, admin: bool = True) -> None:
+    def __init__(
+        self, config: Config, *, init: bool = False, client: Client | None = None, admin: bool = True
+    ) -> None:
         self.config = config
         self.names = config.kafka.topics
         self.client: Client = client or KafkaClient(config)
@@ -109,14 +111,18 @@ class Engine:
         try:
             await self.client.start()
             if self._init:
-                done = await create_topics(self.client, self.config, self.spec, int(self.now_ms()), admin=self._admin)
+                done = await create_topics(
+                    self.client, self.config, self.spec, int(self.now_ms()), admin=self._admin
+                )
                 for line in done:
                     log.info(line)
             layout = await check_topics(self.client, self.config)
             if self.names.reply is not None:
                 self.reply_partitions = await self.client.partitions(self.names.reply)
             self._watch = PartitionerWatch(self.config.requests.partitioner, layout.partitions)
-            self.copier = Copier(self.catalog, self._watch, self.config.feedback.field_map)
+            self.copier = Copier(
+                self.catalog, self._watch, self.config.feedback.field_map, self._locate
+            )
             followed = {}
             for number in range(layout.partitions):
                 state, end, damaged = await read_state(self.client, self.config, number, self.spec)
@@ -311,7 +317,9 @@ class Engine:
         """Decide a batch with the posterior of this moment."""
         version = f"{self._covered}+{self._updates}"
         learner = partition.learner
-        return self._decider.decide_records(partition.number, records, learner, learner.fields.prices, version, now)
+        return self._decider.decide_records(
+            partition.number, records, learner, learner.fields.prices, version, now
+        )
 
     def observe(self, ready: Ready) -> None:
         """Let the working posterior follow what was learned; a control record asks for a derive at once."""
@@ -360,6 +368,12 @@ class Engine:
             )
             asyncio.ensure_future(self.alert("partitioner", message, partition))
 
+    def _locate(self, request_id: str) -> int | None:
+        for number, task in self.partitions.items():
+            if task.partition is not None and task.partition.learner.has_request(request_id):
+                return number
+        return None
+
     async def insist(self, topic: str, partition: int, records: Sequence[OutputRecord]) -> None:
         """Append until acknowledged, with back-off: what waits behind it waits."""
         wait = RETRY_SECONDS
@@ -382,7 +396,9 @@ class Engine:
         except AppendFailed as error:
             log.warning("alert not acknowledged: %s", error)
 
-    def dead_letters(self, topic: str, number: int, poison: Iterable[Poison], *, keep: bool) -> list[OutputRecord]:
+    def dead_letters(
+        self, topic: str, number: int, poison: Iterable[Poison], *, keep: bool
+    ) -> list[OutputRecord]:
         """Build dead letters for refused input records."""
         letters = []
         for record, reason in poison:
@@ -392,12 +408,15 @@ class Engine:
 
     def dead_requests(self, number: int, poison: Iterable[Poison]) -> list[OutputRecord]:
         """Build dead letters for refused requests: their payload is prompt text and stays out unless configured."""
-        return self.dead_letters(self.names.requests, number, poison, keep=self.config.engine.dead_letter_payload)
+        return self.dead_letters(
+            self.names.requests, number, poison, keep=self.config.engine.dead_letter_payload
+        )
 
     def dead_feedback(self, refused: Iterable[Refused]) -> list[OutputRecord]:
         """Build dead letters for feedback that settled into nothing."""
         return [
-            dead_letter(self.names.feedback, *copied.src, encode(copied.feedback), reason, True) for copied, reason in refused
+            dead_letter(self.names.feedback, *copied.src, encode(copied.feedback), reason, True)
+            for copied, reason in refused
         ]
 
     def decisions_at_or_above(self, records: Iterable[InputRecord], start: int) -> list[OutputRecord]:
@@ -416,7 +435,9 @@ class Engine:
             try:
                 state = decode_state(record.value)
             except StateError as error:
-                await self.alert("state", f"{self.names.state}-{number} offset {record.offset}: {error}", number)
+                await self.alert(
+                    "state", f"{self.names.state}-{number} offset {record.offset}: {error}", number
+                )
                 continue
             task = self.partitions.get(number)
             if task is not None and task.state is TaskState.RUNNING:

@@ -24,7 +24,9 @@ from banditroute.runtime.ports import Ack, AppendFailed, Assignment, TopicPartit
 
 log = logging.getLogger("banditroute.kafka")
 
-BATCH_BYTES: Final = 900_000  # under Kafka's default message.max.bytes of 1,048,588, which bounds a whole batch
+BATCH_BYTES: Final = (
+    900_000  # under Kafka's default message.max.bytes of 1,048,588, which bounds a whole batch
+)
 RETRY_SECONDS: Final = 0.5
 MAX_RETRY_SECONDS: Final = 5.0
 
@@ -54,7 +56,9 @@ def client_options(config: Config) -> dict[str, Any]:
                 password=kafka.ssl_password,
             )
         except (OSError, ssl.SSLError) as error:
-            raise ConfigError(f"kafka.ssl_cafile, ssl_certfile or ssl_keyfile cannot be used: {error}") from error
+            raise ConfigError(
+                f"kafka.ssl_cafile, ssl_certfile or ssl_keyfile cannot be used: {error}"
+            ) from error
     if kafka.security_protocol.startswith("SASL"):
         options["sasl_mechanism"] = kafka.sasl_mechanism
         options["sasl_plain_username"] = kafka.sasl_username
@@ -92,7 +96,9 @@ class KafkaClient:
                         f"no broker answered at {self._config.bootstrap_servers} within "
                         f"{self._config.startup_timeout:g} s: check kafka.bootstrap_servers and that Kafka is running"
                     ) from error
-                log.warning("no broker at %s yet; trying again in %.1f s", self._config.bootstrap_servers, wait)
+                log.warning(
+                    "no broker at %s yet; trying again in %.1f s", self._config.bootstrap_servers, wait
+                )
                 await asyncio.sleep(wait)
                 wait = min(2 * wait, MAX_RETRY_SECONDS)
             else:
@@ -126,7 +132,12 @@ class KafkaClient:
 
     async def stop(self) -> None:
         """Leave the group and close."""
-        clients, self._group, self._follower, self._producer = (self._group, self._follower, self._producer), None, None, None
+        clients, self._group, self._follower, self._producer = (
+            (self._group, self._follower, self._producer),
+            None,
+            None,
+            None,
+        )
         for client in clients:
             if client is not None:
                 with contextlib.suppress(KafkaError, OSError, asyncio.TimeoutError):
@@ -160,7 +171,10 @@ class KafkaClient:
             await admin.start()
             for topic in topics:
                 new = NewTopic(
-                    topic.name, topic.partitions, self._config.replication_factor, topic_configs=dict(topic.config)
+                    topic.name,
+                    topic.partitions,
+                    self._config.replication_factor,
+                    topic_configs=dict(topic.config),
                 )
                 try:
                     answer = await admin.create_topics([new])
@@ -206,7 +220,9 @@ class KafkaClient:
 
     # -- reading -----------------------------------------------------------------------------------
 
-    async def read(self, topic: str, partition: int, start: int, stop: int) -> AsyncIterator[list[InputRecord]]:
+    async def read(
+        self, topic: str, partition: int, start: int, stop: int
+    ) -> AsyncIterator[list[InputRecord]]:
         """Read the records with offsets in [start, stop); ends by position, for the last ones may be control records."""
         if start >= stop:
             return
@@ -313,14 +329,18 @@ class KafkaClient:
     ) -> dict[TopicPartition, list[InputRecord]]:
         try:
             fetched = await consumer.getmany(
-                *(KafkaPartition(*where) for where in wanted), timeout_ms=int(1000 * timeout), max_records=max_records
+                *(KafkaPartition(*where) for where in wanted),
+                timeout_ms=int(1000 * timeout),
+                max_records=max_records,
             )
         except KafkaError as error:
             log.warning("poll failed, trying again: %r", error)
             await asyncio.sleep(RETRY_SECONDS)
             return {}
         return {
-            TopicPartition(where.topic, where.partition): list(_records(records)) for where, records in fetched.items() if records
+            TopicPartition(where.topic, where.partition): list(_records(records))
+            for where, records in fetched.items()
+            if records
         }
 
     def _require(self, client: Any) -> Any:

@@ -122,7 +122,9 @@ class MemoryClient:
             raise AppendFailed("scripted loss of the acknowledgement")
         return [Ack(base, len(records))]
 
-    async def read(self, topic: str, partition: int, start: int, stop: int) -> AsyncIterator[list[InputRecord]]:
+    async def read(
+        self, topic: str, partition: int, start: int, stop: int
+    ) -> AsyncIterator[list[InputRecord]]:
         """Read the records with offsets in [start, stop)."""
         log = self._broker.log(topic, partition)
         for at in range(start, stop, READ_CHUNK):
@@ -164,7 +166,9 @@ class MemoryClient:
         self, wanted: Collection[TopicPartition], max_records: int, timeout: float
     ) -> dict[TopicPartition, list[InputRecord]]:
         """Return records of owned partitions among `wanted`."""
-        return await self._take({w: self._positions for w in wanted if w in self._positions}, max_records, timeout)
+        return await self._take(
+            {w: self._positions for w in wanted if w in self._positions}, max_records, timeout
+        )
 
     def follow(self, positions: Mapping[TopicPartition, int]) -> None:
         """Follow these partitions from these offsets."""

@@ -77,7 +77,9 @@ async def check(config: Config) -> dict[str, Any]:
     spec = _spec(config)
     size = state_bytes(len(config.models), spec.d)
     if size > MAX_STATE_BYTES:
-        raise TopicError(f"state records would need {size} bytes, more than {MAX_STATE_BYTES}: use fewer models or columns")
+        raise TopicError(
+            f"state records would need {size} bytes, more than {MAX_STATE_BYTES}: use fewer models or columns"
+        )
     client = KafkaClient(config)
     await client.start()
     try:
@@ -108,7 +110,9 @@ async def control(config: Config, edit: Edit) -> int:
     await client.start()
     try:
         if not await client.partitions(config.kafka.topics.control):
-            raise TopicError(f"topic '{config.kafka.topics.control}' does not exist: run `banditroute topics create -c FILE`")
+            raise TopicError(
+                f"topic '{config.kafka.topics.control}' does not exist: run `banditroute topics create -c FILE`"
+            )
         acks = await client.append(config.kafka.topics.control, 0, [OutputRecord(None, encode(edit))])
     except AppendFailed as error:
         raise BrokerError(f"the control record was not acknowledged: {error}") from error

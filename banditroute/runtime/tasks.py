@@ -80,7 +80,9 @@ class PartitionTask:
         partition = await restore(engine.client, engine.config, state, engine.spec)
         start, lost = await committed_or(engine.client, self.source, partition.learner.r)
         if lost:
-            await engine.alert("lag", f"retention removed {lost} requests of partition {self.number} before they were read")
+            await engine.alert(
+                "lag", f"retention removed {lost} requests of partition {self.number} before they were read"
+            )
         self.partition = partition
         self._position = start
         self.commit_to = start
@@ -155,7 +157,12 @@ class PartitionTask:
 
     def kick(self) -> None:
         """Decide the next batch unless one is unacknowledged."""
-        if self.state is not TaskState.RUNNING or not self._requests or "decide" in self._jobs or "gap" in self._jobs:
+        if (
+            self.state is not TaskState.RUNNING
+            or not self._requests
+            or "decide" in self._jobs
+            or "gap" in self._jobs
+        ):
             return
         count = min(len(self._requests), self._engine.config.engine.max_batch)
         records = [self._requests.popleft() for _ in range(count)]
@@ -170,7 +177,11 @@ class PartitionTask:
             try:
                 await self._write(partition, batch, now)
             except AppendFailed as error:
-                log.warning("decisions of partition %d not acknowledged, reading the log and trying again: %s", self.number, error)
+                log.warning(
+                    "decisions of partition %d not acknowledged, reading the log and trying again: %s",
+                    self.number,
+                    error,
+                )
                 await asyncio.sleep(wait)
                 wait = min(2 * wait, MAX_RETRY_SECONDS)
                 await read_gap(engine.client, engine.config, partition)
@@ -205,7 +216,9 @@ class PartitionTask:
         engine = self._engine
         if engine.names.reply is not None and engine.config.engine.mode != "shadow":
             target = self.number % engine.reply_partitions
-            await engine.insist(engine.names.reply, target, [OutputRecord(r.key, r.value, r.headers[1:]) for r in records])
+            await engine.insist(
+                engine.names.reply, target, [OutputRecord(r.key, r.value, r.headers[1:]) for r in records]
+            )
 
     async def _reply_again(self, start: int) -> None:
         """Reply to requests that were decided but whose offset was never committed: their reply may be lost."""
@@ -288,7 +301,11 @@ class PartitionTask:
         try:
             await self._engine.client.append(*self.journal, records)
         except AppendFailed as error:
-            log.warning("journal record of partition %d not acknowledged, it will be sent again: %s", self.number, error)
+            log.warning(
+                "journal record of partition %d not acknowledged, it will be sent again: %s",
+                self.number,
+                error,
+            )
             self._running().resend()
 
     # -- state -------------------------------------------------------------------------------------
@@ -296,7 +313,12 @@ class PartitionTask:
     async def publish(self) -> None:
         """Publish the state record if something was applied since the last one."""
         partition = self.partition
-        if self.state is not TaskState.RUNNING or partition is None or not partition.dirty or self.dead_in_flight:
+        if (
+            self.state is not TaskState.RUNNING
+            or partition is None
+            or not partition.dirty
+            or self.dead_in_flight
+        ):
             return
         state = partition.snapshot()
         try:
@@ -304,7 +326,9 @@ class PartitionTask:
                 self._engine.names.state, self.number, [OutputRecord(state.key, encode_state(state))]
             )
         except AppendFailed as error:
-            log.warning("state of partition %d not acknowledged, it will be sent again: %s", self.number, error)
+            log.warning(
+                "state of partition %d not acknowledged, it will be sent again: %s", self.number, error
+            )
         else:
             partition.published_j = max(partition.published_j, state.j)
 
@@ -349,7 +373,10 @@ class FeedbackTask:
         """Find where to continue."""
         position, lost = await committed_or(self._engine.client, self.source, start)
         if lost:
-            await self._engine.alert("lag", f"retention removed {lost} feedback events of partition {self.number} before they were read")
+            await self._engine.alert(
+                "lag",
+                f"retention removed {lost} feedback events of partition {self.number} before they were read",
+            )
         self._position = self.commit_to = position
         self._engine.client.seek(self.source, position)
 
@@ -391,7 +418,10 @@ class FeedbackTask:
         try:
             batch = engine.copier.copy(self.number, records)
             await asyncio.gather(
-                *(engine.insist(engine.names.journal, target, copies) for target, copies in batch.targets.items())
+                *(
+                    engine.insist(engine.names.journal, target, copies)
+                    for target, copies in batch.targets.items()
+                )
             )
             if batch.poison:
                 letters = engine.dead_letters(engine.names.feedback, self.number, batch.poison, keep=True)
@@ -405,7 +435,9 @@ class FeedbackTask:
         engine.wake()
 
 
-def dead_letter(topic: str, partition: int, offset: int, value: bytes, reason: str, keep: bool) -> OutputRecord:
+def dead_letter(
+    topic: str, partition: int, offset: int, value: bytes, reason: str, keep: bool
+) -> OutputRecord:
     """Build a dead-letter record: coordinates, reason, length and digest; the payload only where it may be kept."""
     letter = DeadLetter(
         v=WIRE_VERSION,

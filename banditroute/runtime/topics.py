@@ -53,8 +53,14 @@ def topic_specs(config: Config, d: int) -> list[TopicSpec]:
         TopicSpec(names.feedback, partitions, {}),
         TopicSpec(names.decisions, partitions, delete),
         TopicSpec(names.journal, partitions, {**delete, "message.timestamp.type": "LogAppendTime"}),
-        TopicSpec(names.state, partitions, {"cleanup.policy": "compact", "max.message.bytes": str(max(1_048_588, size))}),
-        TopicSpec(names.control, 1, {"cleanup.policy": "delete", "retention.ms": "-1", "retention.bytes": "-1"}),
+        TopicSpec(
+            names.state,
+            partitions,
+            {"cleanup.policy": "compact", "max.message.bytes": str(max(1_048_588, size))},
+        ),
+        TopicSpec(
+            names.control, 1, {"cleanup.policy": "delete", "retention.ms": "-1", "retention.bytes": "-1"}
+        ),
         TopicSpec(names.dead_letter, 1, {"cleanup.policy": "delete", "retention.ms": kept}),
         TopicSpec(names.alerts, 1, {"cleanup.policy": "delete", "retention.ms": kept}),
     ]
@@ -71,7 +77,9 @@ async def check_topics(client: Client, config: Config) -> Layout:
     for name in every if names.reply is None else [*every, names.reply]:
         counts[name] = await client.partitions(name)
         if not counts[name]:
-            raise TopicError(f"topic '{name}' does not exist: create it, or run `banditroute topics create -c FILE`")
+            raise TopicError(
+                f"topic '{name}' does not exist: create it, or run `banditroute topics create -c FILE`"
+            )
     expected = counts[names.requests]
     for name in names.partitioned:
         if counts[name] != expected:
@@ -82,7 +90,9 @@ async def check_topics(client: Client, config: Config) -> Layout:
     return Layout(expected, counts[names.feedback])
 
 
-async def read_state(client: Client, config: Config, partition: int, spec: Spec) -> tuple[State | None, int, list[str]]:
+async def read_state(
+    client: Client, config: Config, partition: int, spec: Spec
+) -> tuple[State | None, int, list[str]]:
     """Read the newest usable state record of a partition.
 
     Returns
@@ -121,7 +131,9 @@ async def read_state(client: Client, config: Config, partition: int, spec: Spec)
     return newest, end, damaged
 
 
-async def create_topics(client: Client, config: Config, spec: Spec, now_ms: int, *, admin: bool = True) -> list[str]:
+async def create_topics(
+    client: Client, config: Config, spec: Spec, now_ms: int, *, admin: bool = True
+) -> list[str]:
     """Create missing topics and write a genesis record for every partition that has no state.
 
     Parameters
@@ -171,7 +183,9 @@ async def create_topics(client: Client, config: Config, spec: Spec, now_ms: int,
         try:
             await client.append(names.state, partition, [OutputRecord(first.key, encode_state(first))])
         except AppendFailed as error:
-            raise TopicError(f"the genesis record of partition {partition} could not be written: {error}") from error
+            raise TopicError(
+                f"the genesis record of partition {partition} could not be written: {error}"
+            ) from error
         done.append(f"wrote the genesis record of partition {partition}")
     return done
 

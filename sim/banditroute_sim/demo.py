@@ -14,7 +14,6 @@ from rich.console import Console
 from rich.live import Live
 
 from banditroute.config import Config, Kafka, Learning, Logging, Objective
-from banditroute.errors import ConfigError
 from banditroute_sim.options import TrafficOptions
 from banditroute_sim.tally import Tally, TrafficSummary
 from banditroute_sim.traffic import run_traffic
@@ -26,7 +25,8 @@ if TYPE_CHECKING:
 
 _SECONDS: Final = 20.0
 _ROWS: Final = 50_000  # prompts drawn at most; longer runs go through them again
-_FASTEST: Final = 50_000.0  # requests per second that a run without a rate cannot exceed
+_FASTEST: Final = 50_000.0  # requests per second that a run without a rate will not exceed
+_MOST: Final = 2_000_000  # requests in one run at most, whatever the clock says
 _DELAY: Final = (0.1, 2.0)  # seconds until feedback comes
 _IN_FLIGHT: Final = 512  # keeps every reader within what the embedded broker remembers
 _FETCH_WAIT_MS: Final = 5  # the embedded broker does not wake a waiting fetch
@@ -63,18 +63,14 @@ class DemoOptions:
     view: bool | None = None
 
     def __post_init__(self) -> None:
-        if self.seed < 0:
-            raise ConfigError(f"seed is {self.seed}: expected 0 or more")
+        self.traffic()  # refuses what is out of range
 
     def traffic(self) -> TrafficOptions:
         """Return the traffic that this asks for."""
         seconds = _SECONDS if self.seconds is None and self.requests is None else self.seconds
-        requests = self.requests
-        if requests is None:
-            assert seconds is not None
-            requests = math.ceil(min(seconds, 86_400.0) * (self.rate or _FASTEST))
+        wanted = (seconds or 0.0) * (self.rate or _FASTEST)
         return TrafficOptions(
-            requests=requests,
+            requests=math.ceil(min(max(wanted, 1.0), _MOST)) if self.requests is None else self.requests,
             seconds=seconds,
             rate=self.rate,
             feedback_delay=_DELAY,

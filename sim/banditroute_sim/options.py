@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from typing import Literal
 
 from banditroute.errors import ConfigError
+from banditroute.flow.partitioner import PARTITIONERS
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -66,11 +67,18 @@ class TrafficOptions:
         low, high = self.delay_bounds
         for name, good, expected in (
             ("requests", self.requests >= 1, "at least 1"),
-            ("seconds", self.seconds is None or self.seconds > 0.0, "more than 0"),
+            ("seconds", self.seconds is None or 0.0 < self.seconds < math.inf, "more than 0"),
             ("rate", 0.0 <= self.rate < math.inf, "0 or more"),
             ("feedback_share", 0.0 <= self.feedback_share <= 1.0, "from 0 to 1"),
             ("feedback_delay", 0.0 <= low <= high < math.inf, "0 or more seconds, the lower end first"),
             ("run_id", len(self.run_id.encode()) <= 200, "at most 200 bytes"),
+            ("seed", self.seed >= 0, "0 or more"),
+            ("partitioner", self.partitioner in PARTITIONERS, f"one of {', '.join(PARTITIONERS)}"),
+            (
+                "feedback_partitioner",
+                self.feedback_partitioner in PARTITIONERS,
+                f"one of {', '.join(PARTITIONERS)}",
+            ),
             ("max_in_flight", self.max_in_flight >= 1, "at least 1"),
             ("fetch_wait_ms", self.fetch_wait_ms >= 0, "0 or more"),
             ("stall_timeout", self.stall_timeout > 0.0, "more than 0 seconds"),

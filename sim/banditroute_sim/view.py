@@ -25,7 +25,9 @@ def sparkline(values: list[float], top: float = 1.0) -> str:
     >>> sparkline([0.0, 0.5, 1.0])
     ' ▄█'
     """
-    return "".join(_BARS[round(min(1.0, max(0.0, value / top)) * (len(_BARS) - 1))] for value in values)
+    return "".join(
+        _BARS[round(min(1.0, value / top if top > 0.0 else 0.0) * (len(_BARS) - 1))] for value in values
+    )
 
 
 def render(tally: Tally, now: float) -> RenderableType:

@@ -24,7 +24,11 @@ class History:
     def __init__(self, seed: int, half_life: bool) -> None:
         rng = self.rng = random.Random(seed)
         self.settings = LearnerSettings(
-            half_life_ms=6.0 * HOUR if half_life else None, thumb_weight=1.0, score_weight=0.7, outcome_weight=2.0, max_parked=6
+            half_life_ms=6.0 * HOUR if half_life else None,
+            thumb_weight=1.0,
+            score_weight=0.7,
+            outcome_weight=2.0,
+            max_parked=6,
         )
         self.models = [Model(name, 0, *(rng.uniform(0.1, 1) for _ in range(5))) for name in ("a", "b", "c")]
         self.decisions = DecisionLog(0, self.models, [1.0, 0.5, -0.25])
@@ -58,7 +62,9 @@ class History:
             self.known = max(self.known, rng.randrange(len(self.decisions.records) + 1))
             journal.decided(self.known if rng.random() < 0.9 else rng.randrange(self.known + 1))
         elif event < 0.5:
-            self.closed = max(self.closed, rng.randrange(self.known + 1)) if rng.random() < 0.6 else self.closed
+            self.closed = (
+                max(self.closed, rng.randrange(self.known + 1)) if rng.random() < 0.6 else self.closed
+            )
             journal.expire(self.closed, journal.now - rng.choice([0, 1000, HOUR]))
         elif event < 0.55:
             self.edit()
@@ -93,7 +99,11 @@ class History:
             fields["ok"] = rng.random() < 0.5
         if kind == "usage" or rng.random() < 0.3:
             fields["output_tokens"] = rng.randrange(0, 900)
-        for name, draw in (("cost_usd", rng.random() * 0.1), ("latency_ms", rng.uniform(0, 3000)), ("input_tokens", 7)):
+        for name, draw in (
+            ("cost_usd", rng.random() * 0.1),
+            ("latency_ms", rng.uniform(0, 3000)),
+            ("input_tokens", 7),
+        ):
             if rng.random() < 0.2:
                 fields[name] = draw
         if rng.random() < 0.5:
@@ -160,7 +170,12 @@ def test_a_partition_restored_from_any_state_equals_the_oracle(
         while at < end:
             at = min(end, at + history.rng.randrange(1, 40))
             state = published(history.partition(state, at))
-        assert naive.differences(expected, naive.parse_state(encode_state(history.partition(state, end).snapshot()))) == [], seed
+        assert (
+            naive.differences(
+                expected, naive.parse_state(encode_state(history.partition(state, end).snapshot()))
+            )
+            == []
+        ), seed
 
 
 def test_a_state_that_does_not_fit_its_logs_is_refused() -> None:

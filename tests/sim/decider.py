@@ -8,8 +8,20 @@ import numpy as np
 import orjson
 from aiokafka import AIOKafkaConsumer, AIOKafkaProducer, TopicPartition
 
-from banditroute.config import Config
-from banditroute.events import Decision, Weights, decode_feedback, decode_request, encode
+from banditroute.config import Config, Kafka, Objective, Topics
+from banditroute.events import Decision, FieldMap, Weights, decode_feedback, decode_request, encode
+
+
+def config_for(models, bootstrap: str, prefix: str = "") -> Config:
+    """Return a configuration with topics of its own."""
+    topics = Topics(
+        requests=f"{prefix}requests", feedback=f"{prefix}feedback", decisions=f"{prefix}decisions"
+    )
+    return Config(
+        models=models,
+        kafka=Kafka(bootstrap_servers=bootstrap or "127.0.0.1:9092", topics=topics),
+        objective=Objective(cost_weight=20.0),
+    )
 
 
 class Decider:
@@ -19,6 +31,12 @@ class Decider:
         self.config, self.names, self.copies, self.deaf = config, names, copies, deaf
         self.requests, self.feedback = [], []
         self.rng = np.random.default_rng(0)
+        self.read = asyncio.Condition()
+
+    async def heard(self, count: int) -> None:
+        """Wait until `count` feedback events were read."""
+        async with self.read:
+            await self.read.wait_for(lambda: len(self.feedback) >= count)
 
     async def run(self, consumer: AIOKafkaConsumer, producer: AIOKafkaProducer) -> None:
         topics = self.config.kafka.topics
@@ -27,9 +45,10 @@ class Decider:
                 batch = producer.create_batch()
                 for record in records:
                     if place.topic == topics.feedback:
-                        self.feedback.append((place.partition, self.decode(decode_feedback, record.value)))
+                        event = self.decode(decode_feedback, record.value, self.config.feedback.field_map)
+                        self.feedback.append((place.partition, event))
                         continue
-                    request = self.decode(decode_request, record.value)
+                    request = self.decode(decode_request, record.value, self.config.requests.field_map)
                     self.requests.append((place.partition, request))
                     if len(self.requests) > self.deaf:
                         value = self.decision(f"{place.partition}-{record.offset}", request.request_id)
@@ -43,6 +62,8 @@ class Decider:
                                 )
                                 batch = producer.create_batch()
                                 batch.append(key=key, value=value, timestamp=None)
+                async with self.read:
+                    self.read.notify_all()
                 if batch.record_count():
                     await (await producer.send_batch(batch, topics.decisions, partition=place.partition))
 
@@ -61,8 +82,8 @@ class Decider:
         )
 
     @staticmethod
-    def decode(decoder, value):
-        event = decoder(value)
+    def decode(decoder, value, field_map):
+        event = decoder(value, FieldMap(field_map) if field_map else None)
         assert not hasattr(event, "reason"), (event, orjson.loads(value))
         return event
 
@@ -74,7 +95,7 @@ async def deciding(
     """Run a `Decider` on the requests and feedback that come from now on; it leaves the first `deaf` undecided."""
     address, topics = {"bootstrap_servers": config.kafka.bootstrap_servers}, config.kafka.topics
     producer = AIOKafkaProducer(**address, max_batch_size=1 << 18)
-    consumer = AIOKafkaConsumer(**address, enable_auto_commit=False)
+    consumer = AIOKafkaConsumer(**address, enable_auto_commit=False, fetch_max_wait_ms=5)
     await producer.start()
     await consumer.start()
     places = [

@@ -251,6 +251,14 @@ def test_kinds_say_their_quality(kind: str, fields: dict[str, Any], quality: flo
     assert (r[ROW["n"]], r[ROW["q_free"]]) == (WEIGHTS[kind], WEIGHTS[kind] * quality)
 
 
+def test_input_tokens_are_kept_and_counted_but_not_learned_from() -> None:
+    log, journal = decisions(1), known(1)
+    journal.feedback("r0", "usage", input_tokens=10)
+    result = outcome(log, journal)
+    assert result.ledger["usage_votes"] == 1
+    assert row(result) == [0.0] * row_size(2)
+
+
 def test_evidence_goes_to_the_model_that_served() -> None:
     log, journal = decisions(1), known(1)
     journal.feedback("r0", "thumb", value=True, model="sonnet")
@@ -395,12 +403,13 @@ def test_withdraw_takes_back_the_quality_votes_of_its_source_and_voter() -> None
     journal.feedback("r0", "score", value=0.5, voter="u")
     journal.feedback("r0", "usage", output_tokens=3, voter="u")
     journal.feedback("r0", "thumb", value=True, voter="w")
+    journal.feedback("r0", "thumb", value=True, voter="u", source="app")
     journal.feedback("r0", "withdraw", voter="u")
     result = outcome(log, journal)
-    assert classes(result) == {"applied": 4, "revised": 1}
+    assert classes(result) == {"applied": 5, "revised": 1}
     r = row(result)
-    assert [r[ROW[name]] for name in ("n", "sq2", "n_free", "q_free", "tok_n")] == [1.0, 1.0, 1.0, 1.0, 1.0]
-    assert (r[B], r[SX], r[A]) == ([1.0, 0.5], [1.0, 0.5], [1.0, 0.5, 0.25])
+    assert [r[ROW[name]] for name in ("n", "sq2", "n_free", "q_free", "tok_n")] == [2.0, 2.0, 2.0, 2.0, 1.0]
+    assert (r[B], r[SX], r[A]) == ([2.0, 1.0], [2.0, 1.0], [2.0, 1.0, 0.5])
 
 
 def test_withdraw_takes_back_the_usage_that_rode_on_the_vote() -> None:
@@ -787,6 +796,7 @@ def test_changed_acts_only_in_the_next_epoch_of_its_model() -> None:
     result = outcome(log, journal)
     assert row(result)[ROW["n"]] == 0.125
     assert result.fields["epochs"] == {"gpt": 2, "sonnet": 1}
+    assert result.fields["shrink"] == {"gpt": math.log(0.5) + math.log(0.5) + math.log(0.5)}
     assert (result.fields["cursor"], result.ledger["control"]) == (4, 5)
 
 
@@ -832,7 +842,7 @@ def test_residuals_do_not_decay() -> None:
 def test_clock_ticks_once_per_tick_for_every_record_and_never_back() -> None:
     log, journal = decisions(1), known(1, now=10_000)
     journal.feedback("r0", "thumb", value=True, src=(0, 5))
-    for now in (10_999, 11_000, 9_000, 11_999, 13_000):
+    for now in (10_999, 11_000, 9_000, 11_999, 13_000, 8_000):
         journal.now = now
         journal.feedback("r0", "thumb", value=True, src=(0, 5))
     result = outcome(log, journal, HALF_LIFE)
@@ -850,6 +860,17 @@ def test_tick_is_a_64th_of_a_long_half_life() -> None:
     settings = Settings(100_000, WEIGHTS, 3)  # 100000 // 64 = 1562
     result = outcome(log, journal, settings)
     assert (result.fields["clock"], result.fields["decay"]) == (1, -math.log(2.0) * 1562 / 100_000)
+
+
+def test_tick_is_never_shorter_than_a_second() -> None:
+    log, journal = decisions(1), known(1, now=0)
+    journal.now = 999
+    journal.decided(1)
+    assert outcome(log, journal, Settings(6_400, WEIGHTS, 3)).fields["decay"] == 0.0
+    journal.now = 1_000
+    journal.decided(1)
+    result = outcome(log, journal, Settings(6_400, WEIGHTS, 3))
+    assert (result.fields["clock"], result.fields["decay"]) == (1, -math.log(2.0) * 1000 / 6_400)
 
 
 def test_without_half_life_nothing_decays_and_there_is_no_clock() -> None:

@@ -1,0 +1,187 @@
+"""What the engine promises, on every broker tier."""
+
+from __future__ import annotations
+
+import json
+
+import pytest
+
+from banditroute.errors import TopicError
+from banditroute.runtime.ports import TopicSpec
+from banditroute.runtime.topics import topic_specs
+from tests.brokers import Broker
+from tests.stream.harness import PARTITIONS, Stream, counts
+
+pytestmark = pytest.mark.asyncio
+
+
+async def test_every_request_gets_one_decision_and_all_feedback_is_applied(broker: Broker) -> None:
+    stream = Stream(broker)
+    async with stream.users():
+        async with stream.running(init=True) as engine:
+            ids = await stream.request(300)
+            await stream.until(lambda: engine.stats.decisions == 300)
+            await stream.feedback(ids)
+            await stream.settled(engine, 300)
+        assert await stream.prove_one_decision_each(ids) == 0
+        assert counts(await stream.prove())["applied"] == 300
+        decision = (await stream.decisions())[0]
+        assert decision["model"] in ("small", "medium", "large")
+        assert set(decision["fallbacks"]) | {decision["model"]} == {"small", "medium", "large"}
+        assert 0 < decision["propensity"] <= 1
+        assert decision["expected"]["cost_usd"] > 0
+
+
+async def test_learning_goes_on_after_a_restart(broker: Broker) -> None:
+    stream = Stream(broker)
+    async with stream.users():
+        async with stream.running(init=True) as engine:
+            first = await stream.request(60)
+            await stream.until(lambda: engine.stats.decisions == 60)
+            await stream.feedback(first[:30])
+            await stream.settled(engine, 30)
+        second = await stream.request(60)
+        await stream.feedback(first[30:])
+        async with stream.running() as engine:
+            await stream.until(lambda: engine.stats.decisions == 60)
+            await stream.feedback(second)
+            await stream.until(lambda: engine.ledger()["applied"] == 120)
+        assert await stream.prove_one_decision_each(first + second) == 0
+        assert counts(await stream.prove())["applied"] == 120
+
+
+async def test_feedback_that_comes_before_its_decision_waits_for_it(broker: Broker) -> None:
+    stream = Stream(broker, requests={"partitioner": "murmur2"})
+    async with stream.users():
+        async with stream.running(init=True) as engine:
+            await stream.feedback(["early-1", "early-2"])
+            await stream.settled(engine, 2)
+            assert engine.ledger()["parked"] == 2
+            await stream.request(request_id="early-1")
+            await stream.request(request_id="early-2")
+            await stream.until(lambda: engine.ledger()["applied"] == 2)
+        assert counts(await stream.prove())["applied"] == 2
+
+
+async def test_a_request_id_sent_twice_is_decided_once_and_counted(broker: Broker) -> None:
+    stream = Stream(broker)
+    async with stream.users():
+        async with stream.running(init=True) as engine:
+            await stream.request(request_id="same")
+            await stream.request(request_id="same")
+            await stream.until(lambda: engine.stats.repeats == 1)
+            await stream.request(request_id="same")
+            await stream.until(lambda: engine.stats.repeats == 2)
+        assert await stream.prove_one_decision_each(["same"]) == 0
+
+
+async def test_votes_may_be_revised_repeated_and_withdrawn(broker: Broker) -> None:
+    stream = Stream(broker)
+    async with stream.users():
+        async with stream.running(init=True) as engine:
+            ids = await stream.request(20)
+            await stream.until(lambda: engine.stats.decisions == 20)
+            await stream.feedback(ids, feedback_id="one", voter="u")
+            await stream.feedback(ids, feedback_id="one", voter="u")
+            await stream.feedback(ids, feedback_id="two", voter="u", value=1.0)
+            await stream.feedback(ids[:5], kind="withdraw", voter="u")
+            await stream.feedback(ids[:5], kind="withdraw", voter="nobody")
+            await stream.settled(engine, 70)
+        ledger = counts(await stream.prove())
+        assert ledger["applied"] == 20
+        assert ledger["duplicate"] == 20
+        assert ledger["revised"] == 25
+        assert ledger["rejected"] == 5
+
+
+@pytest.mark.parametrize("requests_by", ["murmur2", "crc32"])
+@pytest.mark.parametrize("configured", ["auto", "right"])
+async def test_feedback_is_never_orphaned_whatever_partitioners_the_producers_use(
+    broker: Broker, requests_by: str, configured: str
+) -> None:
+    feedback_by = {"murmur2": "crc32", "crc32": "murmur2"}[requests_by]
+    partitioner = "auto" if configured == "auto" else requests_by
+    stream = Stream(broker, requests={"partitioner": partitioner})
+    async with stream.users():
+        async with stream.running(init=True) as engine:
+            ids = await stream.request(80, partitioner=requests_by)
+            await stream.until(lambda: engine.stats.decisions == 80)
+            await stream.feedback(ids, partitioner=feedback_by)
+            await stream.until(lambda: engine.ledger()["applied"] == 80)
+        ledger = counts(await stream.prove())
+        assert ledger["applied"] == 80
+        assert ledger.get("orphan", 0) == 0
+        assert await stream.alerts() == []
+
+
+async def test_a_wrong_partitioner_setting_raises_an_alert_and_still_loses_nothing(broker: Broker) -> None:
+    stream = Stream(broker, requests={"partitioner": "murmur2"})
+    async with stream.users():
+        async with stream.running(init=True) as engine:
+            ids = await stream.request(60, partitioner="crc32")
+            await stream.until(lambda: engine.stats.decisions == 60)
+            await stream.feedback(ids)
+            await stream.until(lambda: engine.ledger()["applied"] == 60)
+        assert [alert["kind"] for alert in await stream.alerts()] == ["partitioner"]
+        assert counts(await stream.prove())["applied"] == 60
+
+
+async def test_feedback_with_a_decision_id_goes_straight_home(broker: Broker) -> None:
+    stream = Stream(broker, requests={"partitioner": "any"})
+    async with stream.users():
+        async with stream.running(init=True) as engine:
+            await stream.request(20)
+            await stream.until(lambda: engine.stats.decisions == 20)
+            for decision in await stream.decisions():
+                await stream.feedback([decision["request_id"]], decision_id=decision["decision_id"])
+            await stream.until(lambda: engine.ledger()["applied"] == 20)
+            assert engine.ledger()["parked"] == 0
+        journal = sum([len(await stream.records(stream.names.journal, p)) for p in range(PARTITIONS)])
+        assert journal == 20 + counts(await stream.prove())["decided"]
+
+
+async def test_prices_set_on_the_control_topic_act_on_the_next_decision(broker: Broker) -> None:
+    stream = Stream(broker, objective={"cost_weight": 100.0})
+    async with stream.users():
+        async with stream.running(init=True) as engine:
+            await stream.request(8)
+            await stream.until(lambda: engine.stats.decisions == 8)
+            edit = {"edit": "price", "model": "small", "input_usd_per_mtok": 900.0, "output_usd_per_mtok": 900.0}
+            await stream.raw(stream.names.control, 0, json.dumps(edit).encode())
+            await stream.until(lambda: engine.ledger()["control"] == PARTITIONS)
+            after = await stream.request(8)
+            await stream.until(lambda: engine.stats.decisions == 16)
+        chosen = {decision["request_id"]: decision["model"] for decision in await stream.decisions()}
+        assert all(chosen[request_id] != "small" for request_id in after)
+        await stream.prove()
+
+
+async def test_a_missing_topic_is_named(broker: Broker) -> None:
+    broker.require("admin")
+    stream = Stream(broker)
+    with pytest.raises(TopicError, match=r"topic '.*requests' does not exist: create it, or run"):
+        await stream.engine().start()
+
+
+async def test_a_state_topic_without_genesis_is_refused(broker: Broker) -> None:
+    stream = Stream(broker)
+    async with stream.users():
+        if broker.admin:
+            await stream.create()
+            names = {**stream.document["kafka"]["topics"], "state": broker.prefix + "fresh"}
+            other = Stream(broker, kafka={"topics": names})
+            await stream.user.create([s for s in topic_specs(other.config, 32) if s.name == other.names.state])
+            stream = other
+        with pytest.raises(TopicError, match="holds no genesis record: run `banditroute topics create"):
+            await stream.engine().start()
+
+
+async def test_unequal_partition_counts_are_named(broker: Broker) -> None:
+    broker.require("admin")
+    stream = Stream(broker)
+    async with stream.users():
+        await stream.user.create([TopicSpec(stream.names.journal, 2, {})])
+        await stream.user.create([TopicSpec(getattr(stream.names, n), 4, {}) for n in ("requests", "decisions", "state", "feedback")])
+        await stream.user.create([TopicSpec(getattr(stream.names, n), 1, {}) for n in ("control", "dead_letter", "alerts")])
+        with pytest.raises(TopicError, match=r"journal' has 2 partitions, but '.*requests' has 4"):
+            await stream.engine().start()
