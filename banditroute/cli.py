@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
 import sys
 import time
 from importlib import resources
@@ -11,7 +10,6 @@ from typing import Annotated, Any
 
 import orjson
 import typer
-from rich.console import Console
 
 from banditroute.config import Config, Logging, load
 from banditroute.errors import BanditrouteError, ConfigError
@@ -120,3 +118,69 @@ def control_price(
         )
     number = serve.run(serve.control(loaded, PriceEdit(model, input_usd_per_mtok, output_usd_per_mtok)))
     _print({"control": number, "model": model}, as_json)
+
+
+@app.command()
+def demo(
+    requests: Annotated[int | None, typer.Option(min=1, help="Stop after so many requests.")] = None,
+    seconds: Annotated[float | None, typer.Option(min=0.1, help="Stop after so many seconds.", show_default="20")] = None,
+    rate: Annotated[float, typer.Option(min=0.0, help="Requests per second; 0: as fast as possible.")] = 500.0,
+    seed: Annotated[int, typer.Option(min=0, help="Of the simulated models and prompts.")] = 0,
+    as_json: Json = False,
+) -> None:
+    """Watch it learn: an embedded broker, an engine, and simulated traffic whose feedback comes late."""
+    from banditroute.runtime import serve  # noqa: PLC0415
+    from banditroute.runtime.logs import set_up_logging  # noqa: PLC0415
+    from banditroute_sim import DemoOptions, print_summary, run_demo  # noqa: PLC0415
+
+    set_up_logging(Logging(level="warning"))
+    options = DemoOptions(requests=requests, seconds=seconds, rate=rate, seed=seed, view=False if as_json else None)
+    summary = serve.run(run_demo(options))
+    if as_json:
+        _print(summary, as_json)
+    else:
+        print_summary(summary)
+
+
+@app.command()
+def traffic(
+    config: ConfigPath,
+    dataset: Annotated[Path, typer.Option(help="A folder with prompts.parquet and outcomes.parquet.")],
+    requests: Annotated[int, typer.Option(min=1, help="How many; prompts repeat when there are fewer.")] = 1000,
+    rate: Annotated[float, typer.Option(min=0.0, help="Requests per second; 0: as fast as possible.")] = 0.0,
+    feedback_share: Annotated[float, typer.Option(min=0.0, max=1.0, help="Share of the decisions answered.")] = 1.0,
+    feedback_delay: Annotated[float, typer.Option(min=0.0, help="Mean seconds until the answer.")] = 0.0,
+    partitioner: Annotated[str, typer.Option(help="Of the requests: murmur2, crc32 or fnv1a.")] = "murmur2",
+    feedback_partitioner: Annotated[str, typer.Option(help="Of the feedback.")] = "murmur2",
+    decision_ids: Annotated[bool, typer.Option(help="Name the decision in feedback, or the request alone.")] = True,
+    run_id: Annotated[str, typer.Option(help="Begins every request id; default: the time.")] = "",
+    seed: Annotated[int, typer.Option(min=0, help="Of delays and shares.")] = 0,
+    as_json: Json = False,
+) -> None:
+    """Send a data set as live requests, answer each decision with the recorded outcome of its model."""
+    from banditroute.runtime import serve  # noqa: PLC0415
+    from banditroute_sim import DataSet, TrafficOptions, print_summary, run_traffic, traffic_progress  # noqa: PLC0415
+
+    loaded = _load(config, quiet=True)
+    if not {partitioner, feedback_partitioner} <= {"murmur2", "crc32", "fnv1a"}:
+        raise ConfigError(f"--partitioner is murmur2, crc32 or fnv1a, got {partitioner} and {feedback_partitioner}")
+    options = TrafficOptions(
+        requests=requests,
+        rate=rate,
+        feedback_share=feedback_share,
+        feedback_delay=feedback_delay,
+        partitioner=partitioner,  # type: ignore[arg-type]  # checked above
+        feedback_partitioner=feedback_partitioner,  # type: ignore[arg-type]  # checked above
+        send_decision_id=decision_ids,
+        run_id=run_id,
+        seed=seed,
+    )
+    data = DataSet.load(dataset, models=loaded.catalog.names)
+    with traffic_progress(requests) as progress:
+        summary = serve.run(run_traffic(loaded, data, options, progress)).to_dict()
+    if as_json:
+        _print(summary, as_json)
+    else:
+        print_summary(summary)
+    if summary["undecided"]:
+        raise typer.Exit(1)

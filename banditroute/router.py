@@ -22,14 +22,13 @@ import os
 from collections.abc import Iterable, Mapping
 from typing import Any
 
-from banditroute_features import Encoder, FeatureSpec
-
 from banditroute.bandit.evidence import Evidence, ModelKey
 from banditroute.bandit.posterior import ModelPrior, Posterior
 from banditroute.bandit.thompson import Policy
 from banditroute.catalog import Catalog
 from banditroute.config import Config, from_dict, load
 from banditroute.errors import ConfigError, InputError
+from banditroute.events import Control as ControlRecord
 from banditroute.events import (
     Copied,
     Decision,
@@ -41,11 +40,11 @@ from banditroute.events import (
     feedback_of,
     request_of,
 )
-from banditroute.events import Control as ControlRecord
 from banditroute.flow.decider import Decider, InputRecord, no_decisions
 from banditroute.flow.learner import LearnerSettings, Ready
 from banditroute.flow.partition import Partition, genesis_state
 from banditroute.flow.snapshot import Genesis
+from banditroute_features import Encoder, FeatureSpec
 
 
 def learner_settings(config: Config) -> LearnerSettings:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import numpy as np
+
 from banditroute_features.compile import njit_cached
 
 kernel = njit_cached()

@@ -6,7 +6,6 @@ from collections.abc import Mapping, Sequence
 from typing import NamedTuple, Protocol
 
 import numpy as np
-from banditroute_features import Encoder
 
 from banditroute.bandit.chance import request_key
 from banditroute.bandit.thompson import Choices, DecideBatch, Policy
@@ -25,6 +24,7 @@ from banditroute.events import (
 )
 from banditroute.flow.header import HEADER_NAME, HeaderWriter
 from banditroute.flow.pending import KnownDecision
+from banditroute_features import Encoder
 
 INF = float("inf")
 MAX_PASSED_HEADERS = 8192  # bytes of pass-through headers per decision

@@ -116,7 +116,7 @@ class Ready(NamedTuple):
     outcome: str | None = None  # of a feedback record: its class in the ledger, or "parked"
 
 
-class NeedDecisions(Exception):  # noqa: N818 - a request to the caller, not an error
+class NeedDecisions(Exception):
     """The journal speaks of decisions that this owner has not read yet: read up to `upto` and apply again."""
 
     def __init__(self, upto: int) -> None:

@@ -1,4 +1,4 @@
-"""The engine: polls, hands records to tasks, shares one policy, publishes and commits.
+"""The engine: polls, hands records to tasks, publishes, commits.
 
 Everything runs on one event loop; the core is called between awaits and never awaits itself.
 """
@@ -6,32 +6,29 @@ Everything runs on one event loop; the core is called between awaits and never a
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import logging
 import random
 import time
 from collections import Counter
-from collections.abc import Iterable, Sequence
+from collections.abc import Coroutine, Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from typing import Any, Final
 
-from banditroute.bandit.posterior import ModelPrior
-from banditroute.bandit.thompson import Policy
 from banditroute.config import Config
-from banditroute.errors import BanditrouteError, StateError, TopicError
-from banditroute.events import WIRE_VERSION, Alert, Rejected, decode_edit, encode
-from banditroute.flow.board import Board
+from banditroute.errors import BanditrouteError, BrokerError, StateError, TopicError
+from banditroute.events import WIRE_VERSION, Alert, Edit, Rejected, decode_edit, encode
 from banditroute.flow.copier import Copier
-from banditroute.flow.decider import DecidedBatch, Decider, InputRecord, OutputRecord, Poison
-from banditroute.flow.header import HEADER_NAME, request_offset_of
-from banditroute.flow.learner import Ready, Refused
-from banditroute.flow.partition import Partition
+from banditroute.flow.decider import InputRecord, OutputRecord
+from banditroute.flow.learner import Learner
 from banditroute.flow.partitioner import PartitionerWatch
 from banditroute.flow.snapshot import decode_state
-from banditroute.router import learner_settings, make_encoder, make_policy
+from banditroute.runtime.feedback_task import FeedbackTask
 from banditroute.runtime.kafka import KafkaClient
-from banditroute.runtime.ports import AppendFailed, Assignment, Client, TopicPartition
-from banditroute.runtime.tasks import FeedbackTask, PartitionTask, TaskState, dead_letter
-from banditroute.runtime.topics import Spec, check_topics, create_topics, read_state
+from banditroute.runtime.learning import Learning
+from banditroute.runtime.partition_task import PartitionTask, TaskState
+from banditroute.runtime.ports import AppendFailed, Client, TopicPartition
+from banditroute.runtime.topics import check_topics, create_topics, read_state
 
 log = logging.getLogger("banditroute.engine")
 
@@ -39,6 +36,7 @@ POLL_SECONDS: Final = 0.05
 COMMIT_SECONDS: Final = 0.2
 RETRY_SECONDS: Final = 0.2
 MAX_RETRY_SECONDS: Final = 5.0
+LEAVE_SECONDS: Final = 1.0  # for the last publication, and again for leaving the group
 
 
 @dataclass(slots=True)
@@ -49,7 +47,6 @@ class Stats:
     repeats: int = 0
     poison: int = 0
     feedback_copied: int = 0
-    derives: int = 0
     restored: int = 0
 
 
@@ -66,6 +63,11 @@ class Engine:
         A broker connection; default: Kafka as configured.
     admin : bool
         Whether the broker can create topics.
+
+    Attributes
+    ----------
+    failure : BanditrouteError or None
+        Why the engine stopped by itself; `stopped` is set then.
     """
 
     def __init__(
@@ -75,33 +77,24 @@ class Engine:
         self.names = config.kafka.topics
         self.client: Client = client or KafkaClient(config)
         self.stats = Stats()
-        self.catalog = config.catalog
-        encoder = make_encoder(config)
-        self.spec = Spec(encoder.spec.d, encoder.spec.spec_id, learner_settings(config))
-        self.policy: Policy = make_policy(config, encoder.spec)
-        self._decider = Decider(config, self.catalog, encoder, self.policy)
-        self._board = Board(self.spec.d, self.spec.spec_id, self.spec.settings)
-        self._init, self._admin = init, admin
+        self.learning = Learning(config, self._live)
         self.partitions: dict[int, PartitionTask] = {}
         self.feedback: dict[int, FeedbackTask] = {}
         self.reply_partitions = 1
         self.failure: BanditrouteError | None = None
         self.stopped = asyncio.Event()
+        self._init, self._admin = init, admin
         self._woken = asyncio.Event()
         self._stopping = False
-        self._draining = False
-        self._loops: list[asyncio.Task[None]] = []
-        self._epoch = -1
-        self._dirty = True
-        self._derived_at = 0.0
-        self._covered = 0
-        self._updates = 0
-        self._derive_handle: asyncio.TimerHandle | None = None
+        self._jobs: set[asyncio.Future[None]] = set()
+        self._epoch = 0
+        self._committed: dict[TopicPartition, int] = {}
+        self._edits: dict[int, Edit] = {}
 
     # -- life --------------------------------------------------------------------------------------
 
     async def start(self) -> None:
-        """Connect, check topics and state, join the group and begin to work.
+        """Connect, check topics and state, join the group, and return once the partitions are restored.
 
         Raises
         ------
@@ -110,62 +103,86 @@ class Engine:
         """
         try:
             await self.client.start()
-            if self._init:
-                done = await create_topics(
-                    self.client, self.config, self.spec, int(self.now_ms()), admin=self._admin
-                )
-                for line in done:
-                    log.info(line)
-            layout = await check_topics(self.client, self.config)
-            if self.names.reply is not None:
-                self.reply_partitions = await self.client.partitions(self.names.reply)
-            self._watch = PartitionerWatch(self.config.requests.partitioner, layout.partitions)
-            self.copier = Copier(
-                self.catalog, self._watch, self.config.feedback.field_map, self._locate
-            )
-            followed = {}
-            for number in range(layout.partitions):
-                state, end, damaged = await read_state(self.client, self.config, number, self.spec)
-                for sentence in damaged:
-                    await self.alert("state", sentence, number)
-                if state is None:
-                    raise TopicError(
-                        f"partition {number} of '{self.names.state}' holds no genesis record: run "
-                        "`banditroute topics create -c FILE` (or `banditroute run --init`) once"
-                    )
-                self._board.put(state)
-                followed[TopicPartition(self.names.state, number)] = end
-            begin, _ = await self.client.bounds(self.names.control, 0)
-            followed[TopicPartition(self.names.control, 0)] = begin
-            self.client.follow(followed)
-            self._edits: dict[int, Any] = {}
-            self._derive()
+            await self._prepare()
+            self.learning.warm_up()
             await self.client.join([self.names.requests, self.names.feedback])
+            loops = (
+                self._poll_loop,
+                self._follow_loop,
+                self._tick_loop,
+                self._publish_loop,
+                self._commit_loop,
+            )
+            for loop in loops:
+                self._spawn(loop())
+            await self._until_restored()
         except BaseException:
-            await self.client.stop()
+            await self._end()
             raise
-        loops = (self._poll_loop, self._follow_loop, self._tick_loop, self._publish_loop, self._commit_loop)
-        self._loops = [asyncio.ensure_future(self._guard(loop())) for loop in loops]
+
+    async def _prepare(self) -> None:
+        """Check the topics and read the newest state of every partition."""
+        spec = self.learning.spec
+        if self._init:
+            now = int(self.now_ms())
+            for line in await create_topics(self.client, self.config, spec, now, admin=self._admin):
+                log.info(line)
+        layout = await check_topics(self.client, self.config)
+        if self.names.reply is not None:
+            self.reply_partitions = await self.client.partitions(self.names.reply)
+        self._watch = PartitionerWatch(self.config.requests.partitioner, layout.partitions)
+        field_map = self.config.feedback.field_map
+        self.copier = Copier(self.learning.catalog, self._watch, field_map, self._locate)
+        begin, _ = await self.client.bounds(self.names.control, 0)
+        followed = {TopicPartition(self.names.control, 0): begin}
+        for number in range(layout.partitions):
+            state, end, damaged = await read_state(self.client, self.config, number, spec)
+            for sentence in damaged:
+                await self.alert("state", sentence, number)
+            if state is None:
+                raise TopicError(
+                    f"partition {number} of '{self.names.state}' holds no genesis record: run "
+                    "`banditroute topics create -c FILE` (or `banditroute run --init`) once"
+                )
+            self.learning.put(state)
+            followed[TopicPartition(self.names.state, number)] = end
+        self.client.follow(followed)
+        self.learning.derive()
+
+    async def _until_restored(self) -> None:
+        while self._epoch == 0 or any(task.state is TaskState.RESTORING for task in self.partitions.values()):
+            if self.failure is not None:
+                raise self.failure
+            await asyncio.sleep(0.005)
+        if self.failure is not None:
+            raise self.failure
 
     async def stop(self) -> None:
         """Drain what was polled, apply what is in the journal, publish, commit, leave the group."""
         self._stopping = True
-        deadline = time.monotonic() + self.config.engine.drain_timeout
+        deadline = time.monotonic() + self.config.engine.drain_timeout - LEAVE_SECONDS
         while time.monotonic() < deadline and self.failure is None:
             if not self._busy() and await self._caught_up():
                 break
             await asyncio.sleep(0.02)
-        self._draining = True
+        if self.failure is None:
+            with contextlib.suppress(TimeoutError):
+                await asyncio.wait_for(self._hand_over(), LEAVE_SECONDS)
+        await self._end()
+
+    async def _hand_over(self) -> None:
         await asyncio.gather(*(task.publish() for task in self.partitions.values()))
         await self._commit()
-        for loop in self._loops:
-            loop.cancel()
-        await asyncio.gather(*self._loops, return_exceptions=True)
+
+    async def _end(self) -> None:
         for task in (*self.partitions.values(), *self.feedback.values()):
             task.suspend()
-        if self._derive_handle is not None:
-            self._derive_handle.cancel()
-        await self.client.stop()
+        self.learning.cancel()
+        for job in self._jobs:
+            job.cancel()
+        await asyncio.gather(*self._jobs, return_exceptions=True)
+        with contextlib.suppress(TimeoutError):
+            await asyncio.wait_for(self.client.stop(), LEAVE_SECONDS)
         self.stopped.set()
 
     def _busy(self) -> bool:
@@ -173,62 +190,73 @@ class Engine:
         return any(task.busy for task in (*running, *self.feedback.values()))
 
     async def _caught_up(self) -> bool:
-        for task in self.partitions.values():
-            if task.state is TaskState.RUNNING and task.partition is not None:
-                _, end = await self.client.bounds(*task.journal)
-                if task.partition.learner.j < end:
-                    return False
+        for number, learner in self._live().items():
+            try:
+                _, end = await self.client.bounds(self.names.journal, number)
+            except BrokerError:
+                return False
+            if learner.j < end:
+                return False
         return True
 
-    async def _guard(self, loop: Any) -> None:
-        try:
-            await loop
-        except BanditrouteError as error:
-            self._die(error)
+    def _spawn(self, work: Coroutine[Any, Any, None]) -> None:
+        job = asyncio.ensure_future(self._guard(work))
+        self._jobs.add(job)
+        job.add_done_callback(self._jobs.discard)
 
-    def _die(self, error: BanditrouteError) -> None:
-        log.error("%s", error)
-        if self.failure is None:
-            self.failure = error
+    async def _guard(self, work: Coroutine[Any, Any, None]) -> None:
+        try:
+            await work
+        except Exception as error:  # noqa: BLE001 - nothing may end a loop in silence
+            self.die(error)
+
+    def die(self, error: Exception) -> None:
+        """Stop by itself: going on would be guessing."""
+        if isinstance(error, BanditrouteError):
+            log.error("%s", error)
+            self.failure = self.failure or error
+        else:
+            log.error("unexpected: %r", error, exc_info=error)
+            self.failure = self.failure or BanditrouteError(f"the engine met an unexpected error: {error!r}")
         self.stopped.set()
 
     def fail(self, task: PartitionTask, error: Exception) -> None:
-        """A task cannot go on: what cannot be trusted stops the engine, what may pass is restored again."""
+        """Take a task out that cannot go on: restore it if the broker may recover, else stop."""
         if task.state is TaskState.SUSPENDED:
             return
         task.suspend()
-        if isinstance(error, (StateError, TopicError)):
-            self._die(error)
+        if not isinstance(error, (BrokerError, AppendFailed)) or isinstance(error, TopicError):
+            self.die(error)
             return
         log.warning("partition %d is restored again: %s", task.number, error)
-        asyncio.get_running_loop().call_later(MAX_RETRY_SECONDS / 5, self._begin, task.number, task)
+        asyncio.get_running_loop().call_later(RETRY_SECONDS, self._begin, task.number, task)
 
     # -- loops -------------------------------------------------------------------------------------
 
     async def _poll_loop(self) -> None:
         limit = self.config.engine.max_queue
         while True:
-            await self._follow_assignment()
+            if self.client.assignment.epoch != self._epoch:
+                await self._follow_assignment()
             wanted = [] if self._stopping else [task.source for task in self._tasks() if task.wants]
             if not wanted:
                 self._woken.clear()
-                try:
+                with contextlib.suppress(TimeoutError):
                     await asyncio.wait_for(self._woken.wait(), POLL_SECONDS)
-                except TimeoutError:
-                    pass
                 continue
             for where, records in (await self.client.poll(wanted, limit, POLL_SECONDS)).items():
-                task = self._task(where)
-                if task is not None:
-                    task.receive(records)
+                tasks: Mapping[int, PartitionTask | FeedbackTask] = (
+                    self.partitions if where.topic == self.names.requests else self.feedback
+                )
+                if where.partition in tasks:
+                    tasks[where.partition].receive(records)
 
     async def _follow_loop(self) -> None:
         while True:
             for where, records in (await self.client.poll_followed(POLL_SECONDS)).items():
                 if where.topic == self.names.journal:
-                    task = self.partitions.get(where.partition)
-                    if task is not None:
-                        task.follow(records)
+                    if where.partition in self.partitions:
+                        self.partitions[where.partition].follow(records)
                 elif where.topic == self.names.state:
                     await self._see_states(where.partition, records)
                 else:
@@ -238,12 +266,11 @@ class Engine:
         next_expiry = time.monotonic()
         while True:
             await asyncio.sleep(POLL_SECONDS)
-            for task in self.partitions.values():
-                task.tick()
-            if time.monotonic() >= next_expiry:
+            expire = time.monotonic() >= next_expiry
+            if expire:
                 next_expiry = time.monotonic() + self.config.engine.expire_interval
-                for task in self.partitions.values():
-                    task.expire(self.now_ms())
+            for task in self.partitions.values():
+                task.tick(self.now_ms(), expire=expire)
 
     async def _publish_loop(self) -> None:
         jitter = random.Random()  # noqa: S311 - spreads engines out; nothing depends on it
@@ -268,44 +295,47 @@ class Engine:
     def _tasks(self) -> list[PartitionTask | FeedbackTask]:
         return [*self.partitions.values(), *self.feedback.values()]
 
-    def _task(self, where: TopicPartition) -> PartitionTask | FeedbackTask | None:
-        tasks: dict[int, Any] = self.partitions if where.topic == self.names.requests else self.feedback
-        return tasks.get(where.partition)
+    def _live(self) -> dict[int, Learner]:
+        return {
+            number: task.partition.learner
+            for number, task in self.partitions.items()
+            if task.state is TaskState.RUNNING and task.partition is not None
+        }
 
     async def _follow_assignment(self) -> None:
-        assignment: Assignment = self.client.assignment
-        if assignment.epoch == self._epoch:
-            return
-        self._epoch = assignment.epoch
-        self._committed: dict[TopicPartition, int] = {}
-        owned = {w.partition for w in assignment.owned if w.topic == self.names.requests}
-        copied = {w.partition for w in assignment.owned if w.topic == self.names.feedback}
-        log.info("assignment %d: requests %s, feedback %s", assignment.epoch, sorted(owned), sorted(copied))
-        for number in [number for number in self.partitions if number not in owned]:
-            task = self.partitions.pop(number)
-            if task.state is not TaskState.SUSPENDED:
-                task.suspend()
-        for number in [number for number in self.feedback if number not in copied]:
+        """Let go of what moved on, restore what came; the group's listener only records."""
+        epoch, owned = self.client.assignment
+        requests = {where.partition for where in owned if where.topic == self.names.requests}
+        feedback = {where.partition for where in owned if where.topic == self.names.feedback}
+        log.info("assignment %d: requests %s, feedback %s", epoch, sorted(requests), sorted(feedback))
+        self._committed.clear()
+        for number in self.partitions.keys() - requests:
+            self.partitions.pop(number).suspend()
+        for number in self.feedback.keys() - feedback:
             self.feedback.pop(number).suspend()
         for task in self.partitions.values():
             task.refresh()
-        for number in sorted(owned - self.partitions.keys()):
+        for number in sorted(requests - self.partitions.keys()):
             self._begin(number, None)
-        starts = next(iter(self._board.slots.values())).genesis.feedback_start
-        for number in sorted(copied - self.feedback.keys()):
-            self.feedback[number] = FeedbackTask(self, number)
-            await self.feedback[number].begin(starts.get(number, 0))
-        self._dirty = True
+        try:
+            for number in sorted(feedback - self.feedback.keys()):
+                task_of_feedback = FeedbackTask(self, number)
+                await task_of_feedback.begin(self.learning.feedback_start.get(number, 0))
+                self.feedback[number] = task_of_feedback
+        except TopicError:
+            raise
+        except BrokerError as error:  # the epoch stays: the loop tries again
+            log.warning("feedback cannot be read yet, trying again: %s", error)
+            await asyncio.sleep(RETRY_SECONDS)
+            return
+        self._epoch = epoch
+        self.learning.ownership_changed()
 
     def _begin(self, number: int, instead_of: PartitionTask | None) -> None:
-        if self._stopping or (instead_of is not None and self.partitions.get(number) is not instead_of):
+        if self._stopping or self.partitions.get(number) is not instead_of:
             return
-        task = self.partitions[number] = PartitionTask(self, number)
-        task.begin(self._board.slots[number])
-
-    def wake(self) -> None:
-        """There is room again, or a partition is ready."""
-        self._woken.set()
+        self.partitions[number] = PartitionTask(self, number)
+        self.partitions[number].begin(self.learning.state_of(number))
 
     # -- what tasks ask for ------------------------------------------------------------------------
 
@@ -313,66 +343,9 @@ class Engine:
         """Milliseconds since the epoch."""
         return time.time() * 1000.0
 
-    def decide(self, partition: Partition, records: Sequence[InputRecord], now: float) -> DecidedBatch:
-        """Decide a batch with the posterior of this moment."""
-        version = f"{self._covered}+{self._updates}"
-        learner = partition.learner
-        return self._decider.decide_records(
-            partition.number, records, learner, learner.fields.prices, version, now
-        )
-
-    def observe(self, ready: Ready) -> None:
-        """Let the working posterior follow what was learned; a control record asks for a derive at once."""
-        for key, x, vote, weight in ready.learned:
-            self.policy.observe(key, x, vote.quality, weight)
-        self._updates += len(ready.learned)
-        self._dirty = True
-        if ready.control:
-            self._due_now = True
-
-    _due_now = False
-
-    def note_evidence(self) -> None:
-        """Derive if it is time to."""
-        if self.config.engine.mode == "frozen" or not self._dirty or not (self.policy.due or self._due_now):
-            return
-        wait = self._derived_at + self.config.engine.derive_interval - time.monotonic()
-        if wait <= 0:
-            self._derive()
-        elif self._derive_handle is None:
-            self._derive_handle = asyncio.get_running_loop().call_later(wait, self._derive)
-
-    def _derive(self) -> None:
-        if self._derive_handle is not None:
-            self._derive_handle.cancel()
-            self._derive_handle = None
-        live = {
-            number: task.partition.learner
-            for number, task in self.partitions.items()
-            if task.state is TaskState.RUNNING and task.partition is not None
-        }
-        evidence, self._covered = self._board.merged(live)
-        self.policy.derive(evidence)
-        self._updates = 0
-        self._dirty = self._due_now = False
-        self._derived_at = time.monotonic()
-        self.stats.derives += 1
-
-    def check_partitioner(self, keys: Sequence[bytes], partition: int) -> None:
-        """Check requests against the partitioner in use; alert when it is not the one."""
-        if self._watch.check(keys, partition):
-            message = (
-                f"requests on partition {partition} are not where the partitioner "
-                f"'{self.config.requests.partitioner}' puts them: feedback without decision_id is now copied to every "
-                "partition; set requests.partitioner to the one your producers use, or send decision_id"
-            )
-            asyncio.ensure_future(self.alert("partitioner", message, partition))
-
-    def _locate(self, request_id: str) -> int | None:
-        for number, task in self.partitions.items():
-            if task.partition is not None and task.partition.learner.has_request(request_id):
-                return number
-        return None
+    def wake(self) -> None:
+        """There is room again, or a partition is ready."""
+        self._woken.set()
 
     async def insist(self, topic: str, partition: int, records: Sequence[OutputRecord]) -> None:
         """Append until acknowledged, with back-off: what waits behind it waits."""
@@ -396,37 +369,18 @@ class Engine:
         except AppendFailed as error:
             log.warning("alert not acknowledged: %s", error)
 
-    def dead_letters(
-        self, topic: str, number: int, poison: Iterable[Poison], *, keep: bool
-    ) -> list[OutputRecord]:
-        """Build dead letters for refused input records."""
-        letters = []
-        for record, reason in poison:
-            log.warning("refused %s-%d offset %d: %s", topic, number, record.offset, reason)
-            letters.append(dead_letter(topic, number, record.offset, record.value or b"", reason, keep))
-        return letters
+    def check_partitioner(self, keys: Sequence[bytes], partition: int) -> None:
+        """Check requests against the partitioner in use; alert when it is not the one."""
+        if self._watch.check(keys, partition):
+            message = (
+                f"requests on partition {partition} are not where the partitioner "
+                f"'{self.config.requests.partitioner}' puts them: feedback without decision_id is now copied to "
+                "every partition; set requests.partitioner to the one your producers use, or send decision_id"
+            )
+            self._spawn(self.alert("partitioner", message, partition))
 
-    def dead_requests(self, number: int, poison: Iterable[Poison]) -> list[OutputRecord]:
-        """Build dead letters for refused requests: their payload is prompt text and stays out unless configured."""
-        return self.dead_letters(
-            self.names.requests, number, poison, keep=self.config.engine.dead_letter_payload
-        )
-
-    def dead_feedback(self, refused: Iterable[Refused]) -> list[OutputRecord]:
-        """Build dead letters for feedback that settled into nothing."""
-        return [
-            dead_letter(self.names.feedback, *copied.src, encode(copied.feedback), reason, True)
-            for copied, reason in refused
-        ]
-
-    def decisions_at_or_above(self, records: Iterable[InputRecord], start: int) -> list[OutputRecord]:
-        """Return logged decisions of requests at or above an offset, as they were written."""
-        found = []
-        for record in records:
-            header = next((content for name, content in record.headers if name == HEADER_NAME), b"")
-            if request_offset_of(header) >= start:
-                found.append(OutputRecord(record.key, record.value or b"", record.headers))
-        return found
+    def _locate(self, request_id: str) -> int | None:
+        return next((number for number, learner in self._live().items() if learner.has_request(request_id)), None)
 
     # -- other engines -----------------------------------------------------------------------------
 
@@ -435,24 +389,21 @@ class Engine:
             try:
                 state = decode_state(record.value)
             except StateError as error:
-                await self.alert(
-                    "state", f"{self.names.state}-{number} offset {record.offset}: {error}", number
-                )
+                await self.alert("state", f"{self.names.state}-{number} offset {record.offset}: {error}", number)
                 continue
             task = self.partitions.get(number)
-            if task is not None and task.state is TaskState.RUNNING:
+            if task is not None:
                 task.saw_state(state)
-            if self._board.put(state) and task is None:
-                self._dirty = self._due_now = True
-        self.note_evidence()
+            self.learning.put(state, ours=task is not None)
+        self.learning.derive_if_due()
 
     def _see_control(self, records: Iterable[InputRecord]) -> None:
         for record in records:
             edit = decode_edit(record.value)
             if isinstance(edit, Rejected):
                 log.error("refused control record %d: %s", record.offset, edit.reason)
-                continue
-            self._edits[record.offset] = edit
+            else:
+                self._edits[record.offset] = edit
         for task in self.partitions.values():
             self.tell_control(task)
 
@@ -462,14 +413,14 @@ class Engine:
             for number, edit in self._edits.items():
                 task.partition.learn_of_control(number, edit)
 
+    # -- reports -----------------------------------------------------------------------------------
+
     def ledger(self) -> Counter[str]:
-        """Return the ledger of the running partitions, summed."""
+        """Return the ledger of the running partitions, summed, with what is parked and open now."""
         total: Counter[str] = Counter()
-        for task in self.partitions.values():
-            if task.partition is not None:
-                total += task.partition.learner.ledger
-                total["parked"] += len(task.partition.learner.parked)
-                total["open"] += len(task.partition.learner.pending)
+        for learner in self._live().values():
+            total.update(learner.ledger)
+            total.update({"parked": len(learner.parked), "open": len(learner.pending)})
         return total
 
     def report(self) -> dict[str, Any]:
@@ -477,6 +428,7 @@ class Engine:
         ledger = self.ledger()
         return {
             **asdict(self.stats),
+            "derives": self.learning.derives,
             "feedback_applied": ledger["applied"] + ledger["revised"],
             "duplicates": ledger["later"],
             "partitioner_mismatches": self._watch.mismatches,

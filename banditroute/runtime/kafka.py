@@ -67,14 +67,27 @@ def client_options(config: Config) -> dict[str, Any]:
 
 
 class KafkaClient:
-    """One member's connection: a producer, a group consumer, a following consumer."""
+    """One member's connection: a producer, a group consumer, a following consumer.
 
-    def __init__(self, config: Config) -> None:
+    Parameters
+    ----------
+    config : Config
+        The `[kafka]` table is read.
+    fetch_wait_ms : int
+        How long the broker may hold back an empty answer; a real broker answers as soon as there is something, the
+        embedded one only then.
+    """
+
+    def __init__(self, config: Config, *, fetch_wait_ms: int = 250) -> None:
+        self._fetch_wait_ms = fetch_wait_ms
         self._config = config.kafka
         self._options = client_options(config)
         self._producer: AIOKafkaProducer | None = None
         self._group: AIOKafkaConsumer | None = None
         self._follower: AIOKafkaConsumer | None = None
+        # never fetches: on a connection with a fetch under way the broker answers nothing else before it
+        self._asker: AIOKafkaConsumer | None = None
+        self._readers: list[AIOKafkaConsumer] = []  # idle; one is taken for each read
         self._positions: dict[TopicPartition, int] = {}
         self._follow_changed = asyncio.Event()
         self._assignment = Assignment(0, frozenset())
@@ -89,6 +102,7 @@ class KafkaClient:
             try:
                 self._producer = await self._started(self._make_producer())
                 self._follower = await self._started(self._make_consumer())
+                self._asker = await self._started(self._make_consumer())
             except (KafkaError, OSError) as error:
                 await self.stop()
                 if time.monotonic() + wait >= deadline:
@@ -124,7 +138,7 @@ class KafkaClient:
             **self._options,
             enable_auto_commit=False,
             auto_offset_reset="earliest",
-            fetch_max_wait_ms=250,
+            fetch_max_wait_ms=self._fetch_wait_ms,
             fetch_min_bytes=1,
             max_partition_fetch_bytes=4 << 20,
             **more,
@@ -132,12 +146,9 @@ class KafkaClient:
 
     async def stop(self) -> None:
         """Leave the group and close."""
-        clients, self._group, self._follower, self._producer = (
-            (self._group, self._follower, self._producer),
-            None,
-            None,
-            None,
-        )
+        clients = [self._group, self._follower, self._asker, *self._readers, self._producer]
+        self._group = self._follower = self._asker = self._producer = None
+        self._readers.clear()
         for client in clients:
             if client is not None:
                 with contextlib.suppress(KafkaError, OSError, asyncio.TimeoutError):
@@ -155,7 +166,7 @@ class KafkaClient:
     async def bounds(self, topic: str, partition: int) -> tuple[int, int]:
         """Return the first offset kept and the offset of the next record."""
         where = KafkaPartition(topic, partition)
-        consumer = self._require(self._follower)
+        consumer = self._require(self._asker)
         try:
             begin = await consumer.beginning_offsets([where])
             end = await consumer.end_offsets([where])
@@ -190,6 +201,12 @@ class KafkaClient:
             raise BrokerError(f"the broker cannot create topics: {error}") from error
         finally:
             await admin.close()
+        deadline = time.monotonic() + self._config.startup_timeout
+        for name in made:  # the broker answers before every listing shows the new topic
+            while not await self.partitions(name):
+                if time.monotonic() > deadline:
+                    raise BrokerError(f"topic {name} was created but does not appear in the cluster's metadata")
+                await asyncio.sleep(0.05)
         return made
 
     # -- writing -----------------------------------------------------------------------------------
@@ -223,21 +240,22 @@ class KafkaClient:
     async def read(
         self, topic: str, partition: int, start: int, stop: int
     ) -> AsyncIterator[list[InputRecord]]:
-        """Read the records with offsets in [start, stop); ends by position, for the last ones may be control records."""
+        """Read the records with offsets in [start, stop)."""
         if start >= stop:
             return
         where = KafkaPartition(topic, partition)
-        consumer = await self._started(self._make_consumer())
+        consumer = self._readers.pop() if self._readers else await self._started(self._make_consumer())
         try:
             consumer.assign([where])
             consumer.seek(where, start)
-            while await consumer.position(where) < stop:
+            while await consumer.position(where) < stop:  # not "last record + 1": the last may be a control record
                 fetched = await consumer.getmany(where, timeout_ms=1000)
                 records = [record for record in _records(fetched.get(where, ())) if record.offset < stop]
                 if records:
                     yield records
         finally:
-            await consumer.stop()
+            consumer.unsubscribe()
+            self._readers.append(consumer)
 
     async def join(self, topics: Sequence[str]) -> None:
         """Become a member of the group; the Range assignor keeps co-partitions together."""
@@ -262,7 +280,10 @@ class KafkaClient:
 
     async def committed(self, where: TopicPartition) -> int | None:
         """Return the group's committed offset."""
-        offset = await self._require(self._group).committed(KafkaPartition(*where))
+        try:
+            offset = await self._require(self._group).committed(KafkaPartition(*where))
+        except KafkaError as error:
+            raise BrokerError(f"cannot read the committed offset of {where.topic}-{where.partition}: {error}") from error
         return None if offset is None else int(offset)
 
     async def commit(self, offsets: Mapping[TopicPartition, int]) -> bool:

@@ -37,7 +37,7 @@ class TopicSpec(NamedTuple):
     config: Mapping[str, str]
 
 
-class AppendFailed(Exception):  # noqa: N818 - an outcome the engine handles, not a fault
+class AppendFailed(Exception):
     """An append was not acknowledged: it may have landed once, twice or not at all, now or later."""
 
 

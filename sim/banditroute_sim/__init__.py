@@ -6,6 +6,7 @@ from banditroute_sim.options import TrafficOptions
 from banditroute_sim.summary import print_summary
 from banditroute_sim.tally import Tally, TrafficSummary
 from banditroute_sim.traffic import run_traffic
+from banditroute_sim.view import traffic_progress
 from banditroute_sim.world import DemoWorld
 
 __all__ = [
@@ -19,4 +20,5 @@ __all__ = [
     "print_summary",
     "run_demo",
     "run_traffic",
+    "traffic_progress",
 ]

@@ -108,11 +108,13 @@ async def run_demo(options: DemoOptions, console: Console | None = None) -> dict
     # The shell is imported when it is needed: `import banditroute_sim` stays cheap.
     from banditroute.runtime.embedded import EmbeddedBroker  # noqa: PLC0415
     from banditroute.runtime.engine import Engine  # noqa: PLC0415
+    from banditroute.runtime.kafka import KafkaClient  # noqa: PLC0415
 
     world, traffic = DemoWorld(options.seed), options.traffic()
     with EmbeddedBroker() as broker:
         config = demo_config(world, broker.bootstrap)
-        engine = Engine(config, init=True, admin=False)
+        client = KafkaClient(config, fetch_wait_ms=_FETCH_WAIT_MS)
+        engine = Engine(config, init=True, client=client, admin=False)
         await engine.start()
         try:
             with _live(options, console or Console()) as progress:

@@ -1,12 +1,15 @@
-"""The live view of the demo: a pure function from the books of a run to something rich can draw."""
+"""What a person sees of a run: the live view of the demo, the progress bar of traffic."""
 
 from __future__ import annotations
 
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from typing import Final
 
 import numpy as np
-from rich.console import Group, RenderableType
+from rich.console import Console, Group, RenderableType
 from rich.panel import Panel
+from rich.progress import MofNCompleteColumn, Progress
 from rich.table import Table
 from rich.text import Text
 
@@ -107,3 +110,15 @@ def _comparison(tally: Tally) -> RenderableType:
         f" against always {fixed.model}; cost {-saved:+.0%} against always {finest.model}",
     )
     return Group(table, Text(), verdict)
+
+
+@contextmanager
+def traffic_progress(requests: int) -> Iterator[Callable[[Tally], None] | None]:
+    """Yield what moves a progress bar on standard error, or None where that is no terminal."""
+    console = Console(stderr=True)
+    if not console.is_terminal:
+        yield None
+        return
+    with Progress(*Progress.get_default_columns(), MofNCompleteColumn(), console=console) as bar:
+        task = bar.add_task("decided", total=requests)
+        yield lambda tally: bar.update(task, completed=tally.decided)

@@ -54,7 +54,9 @@ class Stream:
 
     def client(self) -> Client:
         """Another member's connection."""
-        return self.broker.log.client() if self.broker.kind == "memory" else KafkaClient(self.config)
+        if self.broker.kind == "memory":
+            return self.broker.log.client()
+        return KafkaClient(self.config, fetch_wait_ms=250 if self.broker.kind == "kafka" else 10)
 
     def engine(self, **options: Any) -> Engine:
         """An engine that is not started."""

@@ -1,26 +1,25 @@
-"""The tasks of one engine: one per owned request partition, one per owned feedback partition.
+"""The task of one owned partition of requests, decisions, journal and state.
 
-A task takes records, asks the core what follows from them, writes it, and remembers what may be committed.
-At most one write per (task, target) is unacknowledged, in order; a failed one is repeated before anything
-behind it moves.
+It takes records, asks the core what follows from them, writes it, and remembers what may be committed. At most
+one write per log is unacknowledged, in order; a failed one is repeated before anything behind it moves.
 """
 
 from __future__ import annotations
 
 import asyncio
-import hashlib
 import logging
 from collections import deque
-from collections.abc import Iterable, Sequence
+from collections.abc import Coroutine, Iterable, Sequence
 from enum import Enum
-from typing import TYPE_CHECKING, Final
+from typing import TYPE_CHECKING, Any, Final
 
-from banditroute.errors import BanditrouteError, StateError
-from banditroute.events import WIRE_VERSION, DeadLetter, encode
+from banditroute.errors import StateError
 from banditroute.flow.decider import DecidedBatch, InputRecord, OutputRecord
+from banditroute.flow.header import HEADER_NAME, request_offset_of
 from banditroute.flow.learner import Refused
 from banditroute.flow.partition import Partition
 from banditroute.flow.snapshot import State, encode_state
+from banditroute.runtime import letters
 from banditroute.runtime.ports import AppendFailed, TopicPartition
 from banditroute.runtime.restore import apply, read_gap, restore
 from banditroute.runtime.topics import committed_or
@@ -32,7 +31,6 @@ log = logging.getLogger("banditroute.engine")
 
 RETRY_SECONDS: Final = 0.2
 MAX_RETRY_SECONDS: Final = 5.0
-PAYLOAD_LIMIT: Final = 1 << 16
 JOURNAL_CHUNK: Final = 500  # journal records applied before other work gets its turn
 
 
@@ -77,7 +75,7 @@ class PartitionTask:
 
     async def _restore(self, state: State) -> None:
         engine = self._engine
-        partition = await restore(engine.client, engine.config, state, engine.spec)
+        partition = await restore(engine.client, engine.config, state, engine.learning.spec)
         start, lost = await committed_or(engine.client, self.source, partition.learner.r)
         if lost:
             await engine.alert(
@@ -91,12 +89,14 @@ class PartitionTask:
         self._to(TaskState.RUNNING)
         engine.tell_control(self)
         engine.stats.restored += 1
-        engine.note_evidence()
+        engine.learning.ownership_changed()
         await self._reply_again(start)
         engine.wake()
 
     def suspend(self) -> None:
-        """Let go: ownership moved on, or this partition cannot be trusted any more."""
+        """Let go: ownership moved on, or this partition cannot go on."""
+        if self.state is TaskState.SUSPENDED:
+            return
         self._to(TaskState.SUSPENDED)
         self._engine.client.unfollow([self.journal])
         for job in self._jobs.values():
@@ -173,7 +173,7 @@ class PartitionTask:
         wait = RETRY_SECONDS
         while True:
             now = engine.now_ms()
-            batch = engine.decide(partition, records, now)
+            batch = engine.learning.decide(partition, records, now)
             try:
                 await self._write(partition, batch, now)
             except AppendFailed as error:
@@ -190,7 +190,8 @@ class PartitionTask:
                 continue
             break
         if batch.poison:
-            await self._bury(engine.dead_requests(self.number, batch.poison))
+            keep = engine.config.engine.dead_letter_payload
+            await self._bury(letters.poison(engine.names.requests, self.number, batch.poison, keep=keep))
         self.commit_to = batch.through
         engine.stats.repeats += batch.repeats
         engine.stats.poison += len(batch.poison)
@@ -228,7 +229,7 @@ class PartitionTask:
         begin, end = await engine.client.bounds(engine.names.decisions, self.number)
         first = max(begin, self._running().learner.fields.X)
         async for records in engine.client.read(engine.names.decisions, self.number, first, end):
-            owed = engine.decisions_at_or_above(records, start)
+            owed = _of_requests_from(start, records)
             if owed:
                 await self._reply(owed)
 
@@ -251,40 +252,38 @@ class PartitionTask:
             record = self._records.popleft()
             if record.offset > partition.learner.j:
                 raise StateError(
-                    f"{self.journal.topic}-{self.number} lost the records from {partition.learner.j} to {record.offset} before "
-                    "they were read: retention is too short"
+                    f"{self.journal.topic}-{self.number} lost the records from {partition.learner.j} to {record.offset} "
+                    "before they were read: retention is too short"
                 )
             ready = await apply(engine.client, engine.config, partition, record)
             if ready.learned or ready.control:
-                engine.observe(ready)
+                engine.learning.observe(ready)
             if ready.refused:
                 await self._bury_feedback(ready.refused)
             applied += 1
             if applied % JOURNAL_CHUNK == 0:
-                engine.note_evidence()
+                engine.learning.derive_if_due()
                 await asyncio.sleep(0)
-        engine.note_evidence()
+        engine.learning.derive_if_due()
         self._settle_debts()
 
     async def _bury_feedback(self, refused: Sequence[Refused]) -> None:
-        # applying goes on only once the reason is on the dead-letter topic, and no state that covers it is published before
+        # Applying goes on only once the reason is on the dead-letter topic; no state that covers it is published before.
         self.dead_in_flight += 1
         try:
-            await self._bury(self._engine.dead_feedback(refused))
+            await self._bury(letters.refused(self._engine.names.feedback, refused))
         finally:
             self.dead_in_flight -= 1
 
     async def _bury(self, letters: Sequence[OutputRecord]) -> None:
         await self._engine.insist(self._engine.names.dead_letter, 0, letters)
 
-    def tick(self) -> None:
-        """Append what is due: Decided and Control."""
-        if self.state is TaskState.RUNNING:
-            self._settle_debts()
-
-    def expire(self, now_ms: float) -> None:
-        """Append an Expire record if one is due."""
-        if self.state is TaskState.RUNNING and "journal-append" not in self._jobs:
+    def tick(self, now_ms: float, *, expire: bool) -> None:
+        """Append what is due: Decided and Control, and now and then Expire."""
+        if self.state is not TaskState.RUNNING:
+            return
+        self._settle_debts()
+        if expire and "journal-append" not in self._jobs:
             feedback = self._engine.config.feedback
             record = self._running().expiry(now_ms, 1000.0 * feedback.join_window, feedback.max_open)
             if record is not None:
@@ -340,14 +339,13 @@ class PartitionTask:
 
     # -- jobs --------------------------------------------------------------------------------------
 
-    def _start(self, name: str, work: object) -> None:
-        job = asyncio.ensure_future(self._guard(name, work))  # type: ignore[arg-type]  # a coroutine
-        self._jobs[name] = job
+    def _start(self, name: str, work: Coroutine[Any, Any, None]) -> None:
+        self._jobs[name] = asyncio.ensure_future(self._guard(name, work))
 
-    async def _guard(self, name: str, work: object) -> None:
+    async def _guard(self, name: str, work: Coroutine[Any, Any, None]) -> None:
         try:
-            await work  # type: ignore[misc]  # a coroutine
-        except (BanditrouteError, AppendFailed) as error:
+            await work
+        except Exception as error:  # noqa: BLE001 - nothing may end a task in silence
             self._engine.fail(self, error)
         finally:
             self._jobs.pop(name, None)
@@ -357,96 +355,11 @@ class PartitionTask:
                 self._engine.wake()
 
 
-class FeedbackTask:
-    """The owner of a feedback partition: copies it into the journals."""
-
-    def __init__(self, engine: Engine, number: int) -> None:
-        self._engine = engine
-        self.number = number
-        self.source = TopicPartition(engine.names.feedback, number)
-        self.commit_to: int | None = None
-        self._position: int | None = None
-        self._records: deque[InputRecord] = deque()
-        self._job: asyncio.Task[None] | None = None
-
-    async def begin(self, start: int) -> None:
-        """Find where to continue."""
-        position, lost = await committed_or(self._engine.client, self.source, start)
-        if lost:
-            await self._engine.alert(
-                "lag",
-                f"retention removed {lost} feedback events of partition {self.number} before they were read",
-            )
-        self._position = self.commit_to = position
-        self._engine.client.seek(self.source, position)
-
-    def suspend(self) -> None:
-        """Let go."""
-        if self._job is not None:
-            self._job.cancel()
-        self._records.clear()
-        self._position = None
-
-    @property
-    def wants(self) -> bool:
-        """Whether there is room for more feedback."""
-        return self._position is not None and len(self._records) < self._engine.config.engine.max_queue
-
-    @property
-    def busy(self) -> bool:
-        """Whether something is under way or waiting."""
-        return bool(self._job or self._records)
-
-    def receive(self, records: Sequence[InputRecord]) -> None:
-        """Take polled feedback."""
-        if self._position is None:
-            return
-        fresh = [record for record in records if record.offset >= self._position]
-        if fresh:
-            self._position = fresh[-1].offset + 1
-            self._records.extend(fresh)
-            self.kick()
-
-    def kick(self) -> None:
-        """Copy the next batch unless one is unacknowledged."""
-        if self._job is None and self._records and self._position is not None:
-            count = min(len(self._records), self._engine.config.engine.max_batch)
-            self._job = asyncio.ensure_future(self._copy([self._records.popleft() for _ in range(count)]))
-
-    async def _copy(self, records: list[InputRecord]) -> None:
-        engine = self._engine
-        try:
-            batch = engine.copier.copy(self.number, records)
-            await asyncio.gather(
-                *(
-                    engine.insist(engine.names.journal, target, copies)
-                    for target, copies in batch.targets.items()
-                )
-            )
-            if batch.poison:
-                letters = engine.dead_letters(engine.names.feedback, self.number, batch.poison, keep=True)
-                await engine.insist(engine.names.dead_letter, 0, letters)
-            self.commit_to = batch.through
-            engine.stats.feedback_copied += batch.copied
-            engine.stats.poison += len(batch.poison)
-        finally:
-            self._job = None
-        self.kick()
-        engine.wake()
-
-
-def dead_letter(
-    topic: str, partition: int, offset: int, value: bytes, reason: str, keep: bool
-) -> OutputRecord:
-    """Build a dead-letter record: coordinates, reason, length and digest; the payload only where it may be kept."""
-    letter = DeadLetter(
-        v=WIRE_VERSION,
-        topic=topic,
-        partition=partition,
-        offset=offset,
-        reason=reason,
-        length=len(value),
-        sha256=hashlib.sha256(value).hexdigest(),
-        payload=value[:PAYLOAD_LIMIT] if keep else None,
-    )
-    return OutputRecord(f"{topic}-{partition}-{offset}".encode(), encode(letter))
+def _of_requests_from(start: int, records: Iterable[InputRecord]) -> list[OutputRecord]:
+    """Return logged decisions of requests at or above an offset, as they were written."""
+    found = []
+    for record in records:
+        header = next((content for name, content in record.headers if name == HEADER_NAME), b"")
+        if request_offset_of(header) >= start:
+            found.append(OutputRecord(record.key, record.value or b"", record.headers))
+    return found

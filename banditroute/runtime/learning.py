@@ -1,0 +1,115 @@
+"""What all partitions of one engine share: the board, the policy and the moment to derive."""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from collections.abc import Callable, Mapping, Sequence
+
+from banditroute.bandit.thompson import Policy
+from banditroute.catalog import Catalog
+from banditroute.config import Config
+from banditroute.flow.board import Board
+from banditroute.flow.decider import DecidedBatch, Decider, InputRecord
+from banditroute.flow.learner import Learner, Ready
+from banditroute.flow.partition import Partition
+from banditroute.flow.snapshot import State
+from banditroute.router import Router, learner_settings, make_encoder, make_policy
+from banditroute.runtime.topics import Spec
+
+
+class Learning:
+    """One policy over the sum of all partitions' evidence.
+
+    Parameters
+    ----------
+    config : Config
+        The whole configuration.
+    live : callable
+        Returns the learners of the partitions that run here.
+    """
+
+    def __init__(self, config: Config, live: Callable[[], Mapping[int, Learner]]) -> None:
+        encoder = make_encoder(config)
+        self.catalog: Catalog = config.catalog
+        self.spec = Spec(encoder.spec.d, encoder.spec.spec_id, learner_settings(config))
+        self.policy: Policy = make_policy(config, encoder.spec)
+        self.derives = 0
+        self._config = config
+        self._live = live
+        self._decider = Decider(config, self.catalog, encoder, self.policy)
+        self._board = Board(self.spec.d, self.spec.spec_id, self.spec.settings)
+        self._frozen = config.engine.mode == "frozen"
+        self._changed = True  # something was learned since the last derive
+        self._at_once = False
+        self._derived_at = 0.0
+        self._covered = 0
+        self._updates = 0
+        self._timer: asyncio.TimerHandle | None = None
+
+    def warm_up(self) -> None:
+        """Compile every kernel before the group is joined: a member that compiles sends no heartbeats."""
+        router = Router(self._config)
+        router.decide({"request_id": "warm-up", "prompt": "?"})
+        router.learn({"request_id": "warm-up", "kind": "score", "value": 1, "model": self.catalog.names[0], "output_tokens": 1})
+
+    def state_of(self, partition: int) -> State:
+        """Return the newest state record of a partition."""
+        return self._board.slots[partition]
+
+    def put(self, state: State, *, ours: bool = False) -> None:
+        """Take a state record; one of another engine is evidence that calls for a derive."""
+        if self._board.put(state) and not ours:
+            self._changed = self._at_once = True
+
+    @property
+    def feedback_start(self) -> Mapping[int, int]:
+        """Offsets of the feedback partitions at genesis."""
+        return next(iter(self._board.slots.values())).genesis.feedback_start
+
+    def decide(self, partition: Partition, records: Sequence[InputRecord], now_ms: float) -> DecidedBatch:
+        """Decide a batch with the posterior of this moment."""
+        version = f"{self._covered}+{self._updates}"
+        learner = partition.learner
+        return self._decider.decide_records(
+            partition.number, records, learner, learner.fields.prices, version, now_ms
+        )
+
+    def observe(self, ready: Ready) -> None:
+        """Let the working posterior follow what was learned; a control record asks for a derive at once."""
+        for key, x, vote, weight in ready.learned:
+            self.policy.observe(key, x, vote.quality, weight)
+        self._updates += len(ready.learned)
+        self._changed = True
+        self._at_once = self._at_once or ready.control
+
+    def ownership_changed(self) -> None:
+        """Ask for a derive: other learners are live now."""
+        self._changed = self._at_once = True
+        self.derive_if_due()
+
+    def derive_if_due(self) -> None:
+        """Derive when a tenth more feedback has come, at most every `engine.derive_interval`."""
+        if self._frozen or not self._changed or not (self.policy.due or self._at_once):
+            return
+        wait = self._derived_at + self._config.engine.derive_interval - time.monotonic()
+        if wait <= 0:
+            self.derive()
+        elif self._timer is None:
+            self._timer = asyncio.get_running_loop().call_later(wait, self.derive)
+
+    def derive(self) -> None:
+        """Derive the posterior from the sum of all partitions."""
+        self.cancel()
+        evidence, self._covered = self._board.merged(self._live())
+        self.policy.derive(evidence)
+        self._updates = 0
+        self._changed = self._at_once = False
+        self._derived_at = time.monotonic()
+        self.derives += 1
+
+    def cancel(self) -> None:
+        """Forget a derive that waits for its moment."""
+        if self._timer is not None:
+            self._timer.cancel()
+            self._timer = None
