@@ -123,8 +123,12 @@ def control_price(
 @app.command()
 def demo(
     requests: Annotated[int | None, typer.Option(min=1, help="Stop after so many requests.")] = None,
-    seconds: Annotated[float | None, typer.Option(min=0.1, help="Stop after so many seconds.", show_default="20")] = None,
-    rate: Annotated[float, typer.Option(min=0.0, help="Requests per second; 0: as fast as possible.")] = 500.0,
+    seconds: Annotated[
+        float | None, typer.Option(min=0.1, help="Stop after so many seconds.", show_default="20")
+    ] = None,
+    rate: Annotated[
+        float, typer.Option(min=0.0, help="Requests per second; 0: as fast as possible.")
+    ] = 500.0,
     seed: Annotated[int, typer.Option(min=0, help="Of the simulated models and prompts.")] = 0,
     as_json: Json = False,
 ) -> None:
@@ -134,7 +138,9 @@ def demo(
     from banditroute_sim import DemoOptions, print_summary, run_demo  # noqa: PLC0415
 
     set_up_logging(Logging(level="warning"))
-    options = DemoOptions(requests=requests, seconds=seconds, rate=rate, seed=seed, view=False if as_json else None)
+    options = DemoOptions(
+        requests=requests, seconds=seconds, rate=rate, seed=seed, view=False if as_json else None
+    )
     summary = serve.run(run_demo(options))
     if as_json:
         _print(summary, as_json)
@@ -146,13 +152,19 @@ def demo(
 def traffic(
     config: ConfigPath,
     dataset: Annotated[Path, typer.Option(help="A folder with prompts.parquet and outcomes.parquet.")],
-    requests: Annotated[int, typer.Option(min=1, help="How many; prompts repeat when there are fewer.")] = 1000,
+    requests: Annotated[
+        int, typer.Option(min=1, help="How many; prompts repeat when there are fewer.")
+    ] = 1000,
     rate: Annotated[float, typer.Option(min=0.0, help="Requests per second; 0: as fast as possible.")] = 0.0,
-    feedback_share: Annotated[float, typer.Option(min=0.0, max=1.0, help="Share of the decisions answered.")] = 1.0,
+    feedback_share: Annotated[
+        float, typer.Option(min=0.0, max=1.0, help="Share of the decisions answered.")
+    ] = 1.0,
     feedback_delay: Annotated[float, typer.Option(min=0.0, help="Mean seconds until the answer.")] = 0.0,
     partitioner: Annotated[str, typer.Option(help="Of the requests: murmur2, crc32 or fnv1a.")] = "murmur2",
     feedback_partitioner: Annotated[str, typer.Option(help="Of the feedback.")] = "murmur2",
-    decision_ids: Annotated[bool, typer.Option(help="Name the decision in feedback, or the request alone.")] = True,
+    decision_ids: Annotated[
+        bool, typer.Option(help="Name the decision in feedback, or the request alone.")
+    ] = True,
     run_id: Annotated[str, typer.Option(help="Begins every request id; default: the time.")] = "",
     seed: Annotated[int, typer.Option(min=0, help="Of delays and shares.")] = 0,
     as_json: Json = False,
@@ -163,7 +175,9 @@ def traffic(
 
     loaded = _load(config, quiet=True)
     if not {partitioner, feedback_partitioner} <= {"murmur2", "crc32", "fnv1a"}:
-        raise ConfigError(f"--partitioner is murmur2, crc32 or fnv1a, got {partitioner} and {feedback_partitioner}")
+        raise ConfigError(
+            f"--partitioner is murmur2, crc32 or fnv1a, got {partitioner} and {feedback_partitioner}"
+        )
     options = TrafficOptions(
         requests=requests,
         rate=rate,

@@ -67,7 +67,7 @@ class _Table(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     """A table of the file: unknown keys are errors."""
 
 
-class Topics(_Table):
+class Topics(_Table, frozen=True, kw_only=True):
     """Topic names."""
 
     requests: str = "requests"
@@ -86,7 +86,7 @@ class Topics(_Table):
         return (self.requests, self.decisions, self.journal, self.state)
 
 
-class Kafka(_Table):
+class Kafka(_Table, frozen=True, kw_only=True):
     """How to reach Kafka; security settings pass through to the client."""
 
     bootstrap_servers: Annotated[str, Meta(min_length=1)] = "127.0.0.1:9092"
@@ -110,7 +110,7 @@ class Kafka(_Table):
     topics: Topics = Topics()
 
 
-class Requests(_Table):
+class Requests(_Table, frozen=True, kw_only=True):
     """How request events are read."""
 
     partitioner: Literal["auto", "murmur2", "crc32", "fnv1a", "any"] = "auto"
@@ -120,7 +120,7 @@ class Requests(_Table):
     default_model: str | None = None
 
 
-class FeedbackTable(_Table):
+class FeedbackTable(_Table, frozen=True, kw_only=True):
     """How feedback events are read and for how long they are joined with their decision."""
 
     field_map: dict[str, str] = field(default_factory=dict)
@@ -129,7 +129,7 @@ class FeedbackTable(_Table):
     max_parked: Annotated[int, Meta(ge=1, le=10_000_000)] = 10_000
 
 
-class Engine(_Table):
+class Engine(_Table, frozen=True, kw_only=True):
     """How the engine runs."""
 
     mode: Literal["active", "shadow", "frozen"] = "active"
@@ -142,14 +142,14 @@ class Engine(_Table):
     dead_letter_payload: bool = False
 
 
-class Objective(_Table):
+class Objective(_Table, frozen=True, kw_only=True):
     """What is maximised: quality - cost_weight * USD - latency_weight * seconds."""
 
     cost_weight: Annotated[float, Meta(ge=0.0, le=1e9)] = 0.0
     latency_weight: Annotated[float, Meta(ge=0.0, le=1e9)] = 0.0
 
 
-class Learning(_Table):
+class Learning(_Table, frozen=True, kw_only=True):
     """How evidence is gathered and forgotten."""
 
     seed: Annotated[int, Meta(ge=0, le=2**63 - 1)] = 0
@@ -159,14 +159,14 @@ class Learning(_Table):
     outcome_weight: Annotated[float, Meta(gt=0.0, le=100.0)] = 1.0
 
 
-class Logging(_Table):
+class Logging(_Table, frozen=True, kw_only=True):
     """Structured logs on standard error."""
 
     format: Literal["human", "json"] = "human"
     level: Literal["debug", "info", "warning", "error"] = "info"
 
 
-class Config(_Table):
+class Config(_Table, frozen=True, kw_only=True):
     """Everything in `banditroute.toml`."""
 
     models: tuple[Model, ...]

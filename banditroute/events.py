@@ -251,8 +251,8 @@ _request_decoder = msgspec.json.Decoder(Request)
 _feedback_decoder = msgspec.json.Decoder(Feedback)
 _decision_decoder = msgspec.json.Decoder(Decision)
 _decision_key_decoder = msgspec.json.Decoder(DecisionKey)
-_journal_decoder: msgspec.json.Decoder[JournalRecord] = msgspec.json.Decoder(JournalRecord)  # type: ignore[arg-type]  # a union is not a type
-_edit_decoder: msgspec.json.Decoder[Edit] = msgspec.json.Decoder(Edit)  # type: ignore[arg-type]  # a union is not a type
+_journal_decoder: msgspec.json.Decoder[JournalRecord] = msgspec.json.Decoder(JournalRecord)
+_edit_decoder: msgspec.json.Decoder[Edit] = msgspec.json.Decoder(Edit)
 _encoder = msgspec.json.Encoder()
 
 

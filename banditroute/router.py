@@ -41,7 +41,8 @@ from banditroute.events import (
     request_of,
 )
 from banditroute.flow.decider import Decider, InputRecord, no_decisions
-from banditroute.flow.learner import LearnerSettings, Ready
+from banditroute.flow.fields import LearnerSettings
+from banditroute.flow.learner import Ready
 from banditroute.flow.partition import Partition, genesis_state
 from banditroute.flow.snapshot import Genesis
 from banditroute_features import Encoder, FeatureSpec
@@ -207,8 +208,8 @@ class Router:
         Returns
         -------
         str
-            What became of it: ``applied``, ``revised``, ``duplicate``, ``late``, ``foreign``, ``rejected``, or ``parked`` while its
-            request is unknown.
+            What became of it: ``applied``, ``revised``, ``duplicate``, ``late``, ``foreign``, ``rejected``, or
+            ``parked`` while its request is unknown.
 
         Raises
         ------

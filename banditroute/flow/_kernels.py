@@ -77,5 +77,5 @@ def partitions(data, ends, count, table, out):  # type: ignore[no-untyped-def]
 
 
 def crc_table() -> np.ndarray:
-    """The table of the reflected polynomial 0xEDB88320."""
+    """Return the table of the reflected polynomial 0xEDB88320."""
     return _CRC_TABLE

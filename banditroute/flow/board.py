@@ -10,7 +10,8 @@ import math
 from collections.abc import Mapping
 
 from banditroute.bandit.evidence import Evidence
-from banditroute.flow.learner import TICK_FLOOR_MS, Learner, LearnerSettings
+from banditroute.flow.fields import LearnerSettings
+from banditroute.flow.learner import Learner
 from banditroute.flow.snapshot import State
 
 
@@ -30,7 +31,7 @@ class Board:
     def __init__(self, d: int, spec_id: str, settings: LearnerSettings) -> None:
         self._d = d
         self._spec_id = spec_id
-        self._half_life = settings.half_life_ms
+        self._settings = settings
         self.slots: dict[int, State] = {}
 
     def put(self, state: State) -> bool:
@@ -72,10 +73,9 @@ class Board:
         return (Evidence.merge(decayed) if decayed else Evidence(self._d)), covered
 
     def _decayed(self, evidence: Evidence, clock: int | None, latest: int | None) -> Evidence:
-        if self._half_life is None or clock is None or latest is None or clock == latest:
+        if clock is None or latest is None or clock == latest:
             return evidence
-        tick = max(TICK_FLOOR_MS, int(self._half_life // 64))
-        factor = math.exp(-math.log(2.0) * ((latest - clock) * tick) / self._half_life)
+        factor = math.exp(self._settings.decay(latest - clock))
         aged = evidence.copy()
         for key in aged.rows:
             aged.scale(key, factor)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from typing import NamedTuple, Protocol
+from typing import NamedTuple, Protocol, cast
 
 import numpy as np
 
@@ -24,7 +24,7 @@ from banditroute.events import (
 )
 from banditroute.flow.header import HEADER_NAME, HeaderWriter
 from banditroute.flow.pending import KnownDecision
-from banditroute_features import Encoder
+from banditroute_features import Encoder, RequestLike
 
 INF = float("inf")
 MAX_PASSED_HEADERS = 8192  # bytes of pass-through headers per decision
@@ -218,7 +218,7 @@ class Decider:
         n, k = len(requests), len(self._catalog)
         x = np.empty((n, self._encoder.spec.d), np.float32)
         tokens = np.empty(n, np.float64)
-        self._encoder.encode_batch(requests, x, tokens)
+        self._encoder.encode_batch(cast("Sequence[RequestLike]", requests), x, tokens)
         eligible = np.ones((n, k), np.bool_)
         cost_weight = np.full(n, self._objective.cost_weight)
         max_output, max_cost, max_latency = np.full(n, INF), np.full(n, INF), np.full(n, INF)
@@ -273,7 +273,9 @@ class Decider:
         chosen = int(choices.chosen[i])
         sampled = chosen >= 0 and not stale
         ranked = choices.rank[i]
-        reason, expected, fallbacks = "utility", None, ()
+        reason = "utility"
+        expected: Expected | None = None
+        fallbacks: tuple[str, ...] = ()
         if stale and self._default is not None:
             reason = "stale"
             chosen = self._default
@@ -309,8 +311,7 @@ class Decider:
     def _pass_through(self, record: InputRecord) -> list[tuple[str, bytes]]:
         if not record.headers:
             return []
-        passed = [
-            (name, value) for name, value in record.headers if name in self._passed and value is not None
-        ]
+        # Kafka allows a header without a value
+        passed = [(name, value or b"") for name, value in record.headers if name in self._passed]
         size = sum(len(name) + len(value) for name, value in passed)
         return passed if size <= MAX_PASSED_HEADERS else []

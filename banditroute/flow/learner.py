@@ -14,12 +14,10 @@ from typing import NamedTuple
 import msgspec
 import numpy as np
 import numpy.typing as npt
-from msgspec import Struct, field
 
 from banditroute.bandit.evidence import Evidence, ModelKey, Vote
 from banditroute.events import (
     QUALITY_KINDS,
-    Changed,
     Control,
     Copied,
     Decided,
@@ -28,59 +26,11 @@ from banditroute.events import (
     PriceEdit,
     decode_journal,
 )
+from banditroute.flow.fields import Fields, LearnerSettings
 from banditroute.flow.header import Header, parse_header
 from banditroute.flow.pending import MAX_SLOTS, KnownDecision, OpenDecision, Pending, Slot
 
 NAN = math.nan
-TICK_FLOOR_MS = 1000
-
-
-class LearnerSettings(Struct, frozen=True):
-    """The settings evidence depends on; a change of them needs a new state."""
-
-    half_life_ms: float | None = None
-    thumb_weight: float = 1.0
-    score_weight: float = 1.0
-    outcome_weight: float = 1.0
-    max_parked: int = 10_000
-
-    def weight(self, kind: str) -> float:
-        """Weight of one vote of a kind; usage counts once."""
-        return {"thumb": self.thumb_weight, "score": self.score_weight, "outcome": self.outcome_weight}.get(
-            kind, 1.0
-        )
-
-
-class Fields(Struct):
-    """Where a partition stands in its logs: what a restore begins from and must arrive at again."""
-
-    D: int = 0
-    rD: int = 0
-    X: int = 0
-    rX: int = 0
-    hi: dict[int, int] = field(default_factory=dict)
-    cursor: int = -1
-    epochs: dict[str, int] = field(default_factory=dict)
-    prices: dict[str, tuple[float, float]] = field(default_factory=dict)
-    shrink: dict[str, float] = field(default_factory=dict)
-    decay: float = 0.0
-    clock: int | None = None
-
-    def copy(self) -> Fields:
-        """Return an independent copy."""
-        return Fields(
-            self.D,
-            self.rD,
-            self.X,
-            self.rX,
-            dict(self.hi),
-            self.cursor,
-            dict(self.epochs),
-            dict(self.prices),
-            dict(self.shrink),
-            self.decay,
-            self.clock,
-        )
 
 
 class Parked(NamedTuple):
@@ -237,14 +187,12 @@ class Learner:
         return ready
 
     def _tick(self, timestamp: int) -> None:
-        half_life = self.settings.half_life_ms
-        if half_life is None:
+        if self.settings.half_life_ms is None:
             return
-        tick = max(TICK_FLOOR_MS, int(half_life // 64))
-        now = timestamp // tick
+        now = timestamp // self.settings.tick_ms
         fields = self.fields
         if fields.clock is not None and now > fields.clock:
-            step = -math.log(2.0) * ((now - fields.clock) * tick) / half_life
+            step = self.settings.decay(now - fields.clock)
             fields.decay += step
             if not self.frozen:
                 factor = math.exp(step)
@@ -291,7 +239,7 @@ class Learner:
         edit = record.edit
         if isinstance(edit, PriceEdit):
             fields.prices[edit.model] = (edit.input_usd_per_mtok, edit.output_usd_per_mtok)
-        elif isinstance(edit, Changed) and edit.epoch == fields.epochs.get(edit.model, 0) + 1:
+        elif edit.epoch == fields.epochs.get(edit.model, 0) + 1:
             fields.epochs[edit.model] = edit.epoch
             for name, factor in sorted(edit.factors.items()):
                 fields.shrink[name] = fields.shrink.get(name, 0.0) + math.log(factor)

@@ -17,8 +17,9 @@ from banditroute.bandit.evidence import Evidence
 from banditroute.errors import StateError
 from banditroute.events import Control, Decided, Edit, Expire, decode_decision_key, encode
 from banditroute.flow.decider import OutputRecord
+from banditroute.flow.fields import Fields, LearnerSettings
 from banditroute.flow.header import HEADER_NAME, parse_header, request_offset_of
-from banditroute.flow.learner import Fields, Learner, LearnerSettings, Ready
+from banditroute.flow.learner import Learner, Ready
 from banditroute.flow.pending import KnownDecision
 from banditroute.flow.snapshot import Genesis, Mark, State, mark_of, settings_digest
 
@@ -82,8 +83,9 @@ class Partition:
     def _refuse_foreign(self, state: State, d: int, spec_id: str, settings: LearnerSettings) -> None:
         if (state.spec_id, state.d) != (spec_id, d):
             raise StateError(
-                f"the state of partition {state.partition} was learned with feature spec {state.spec_id}, but [features] "
-                f"says {spec_id}: put the old [features] back, or name a new state topic and run `banditroute topics create`"
+                f"the state of partition {state.partition} was learned with feature spec {state.spec_id}, but "
+                f"[features] says {spec_id}: put the old [features] back, or name a new state topic and run "
+                "`banditroute topics create`"
             )
         if state.digest != settings_digest(settings):
             raise StateError(
@@ -116,8 +118,8 @@ class Partition:
         learner = self.learner
         if learner.end < learner.fields.D:
             raise StateError(
-                f"decisions of partition {self.number} end at {learner.end}, but the state knows {learner.fields.D} of them: "
-                "the decisions topic was truncated or replaced"
+                f"decisions of partition {self.number} end at {learner.end}, but the state knows {learner.fields.D} "
+                "of them: the decisions topic was truncated or replaced"
             )
         learner.take_in(learner.fields.D)
 
@@ -126,8 +128,8 @@ class Partition:
         self._thaw_if_due(self.learner.j)
         if self.learner.frozen:
             raise StateError(
-                f"the journal of partition {self.number} ends at {self.learner.j}, but its state covers {self._restored.j} "
-                "records: the journal topic was truncated or replaced"
+                f"the journal of partition {self.number} ends at {self.learner.j}, but its state covers "
+                f"{self._restored.j} records: the journal topic was truncated or replaced"
             )
         self._announced = self.learner.fields.D
 
@@ -285,9 +287,8 @@ class Partition:
         """Return the state record as of now."""
         learner = self.learner
         touched = learner.pending.first_touch()
-        low = learner.j if touched is None else min(touched, learner.j)
-        if learner.parked:
-            low = min(low, min(parked.journal_offset for parked in learner.parked))
+        waiting = (parked.journal_offset for parked in learner.parked)
+        low = min((learner.j if touched is None else touched), learner.j, *waiting)
         while len(self._checkpoints) > 1 and self._checkpoints[1][0] <= low:
             del self._checkpoints[0]
         replay_from, anchor = self._checkpoints[0]

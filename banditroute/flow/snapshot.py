@@ -17,7 +17,7 @@ from msgspec import Struct, field
 
 from banditroute.bandit.evidence import Evidence, ModelKey
 from banditroute.errors import StateError
-from banditroute.flow.learner import Fields, LearnerSettings
+from banditroute.flow.fields import Fields, LearnerSettings
 
 MAGIC: Final = b"BRS1"
 VERSION: Final = 1

@@ -175,7 +175,7 @@ class Engine:
         await self._commit()
 
     async def _end(self) -> None:
-        for task in (*self.partitions.values(), *self.feedback.values()):
+        for task in self._tasks():
             task.suspend()
         self.learning.cancel()
         for job in self._jobs:
@@ -187,7 +187,7 @@ class Engine:
 
     def _busy(self) -> bool:
         running = [task for task in self.partitions.values() if task.state is TaskState.RUNNING]
-        return any(task.busy for task in (*running, *self.feedback.values()))
+        return any(task.busy for task in running) or any(task.busy for task in self.feedback.values())
 
     async def _caught_up(self) -> bool:
         for number, learner in self._live().items():
@@ -380,7 +380,9 @@ class Engine:
             self._spawn(self.alert("partitioner", message, partition))
 
     def _locate(self, request_id: str) -> int | None:
-        return next((number for number, learner in self._live().items() if learner.has_request(request_id)), None)
+        return next(
+            (number for number, learner in self._live().items() if learner.has_request(request_id)), None
+        )
 
     # -- other engines -----------------------------------------------------------------------------
 
@@ -389,7 +391,9 @@ class Engine:
             try:
                 state = decode_state(record.value)
             except StateError as error:
-                await self.alert("state", f"{self.names.state}-{number} offset {record.offset}: {error}", number)
+                await self.alert(
+                    "state", f"{self.names.state}-{number} offset {record.offset}: {error}", number
+                )
                 continue
             task = self.partitions.get(number)
             if task is not None:

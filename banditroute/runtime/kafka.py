@@ -205,7 +205,9 @@ class KafkaClient:
         for name in made:  # the broker answers before every listing shows the new topic
             while not await self.partitions(name):
                 if time.monotonic() > deadline:
-                    raise BrokerError(f"topic {name} was created but does not appear in the cluster's metadata")
+                    raise BrokerError(
+                        f"topic {name} was created but does not appear in the cluster's metadata"
+                    )
                 await asyncio.sleep(0.05)
         return made
 
@@ -248,7 +250,9 @@ class KafkaClient:
         try:
             consumer.assign([where])
             consumer.seek(where, start)
-            while await consumer.position(where) < stop:  # not "last record + 1": the last may be a control record
+            while (
+                await consumer.position(where) < stop
+            ):  # not "last record + 1": the last may be a control record
                 fetched = await consumer.getmany(where, timeout_ms=1000)
                 records = [record for record in _records(fetched.get(where, ())) if record.offset < stop]
                 if records:
@@ -283,7 +287,9 @@ class KafkaClient:
         try:
             offset = await self._require(self._group).committed(KafkaPartition(*where))
         except KafkaError as error:
-            raise BrokerError(f"cannot read the committed offset of {where.topic}-{where.partition}: {error}") from error
+            raise BrokerError(
+                f"cannot read the committed offset of {where.topic}-{where.partition}: {error}"
+            ) from error
         return None if offset is None else int(offset)
 
     async def commit(self, offsets: Mapping[TopicPartition, int]) -> bool:

@@ -51,7 +51,15 @@ class Learning:
         """Compile every kernel before the group is joined: a member that compiles sends no heartbeats."""
         router = Router(self._config)
         router.decide({"request_id": "warm-up", "prompt": "?"})
-        router.learn({"request_id": "warm-up", "kind": "score", "value": 1, "model": self.catalog.names[0], "output_tokens": 1})
+        router.learn(
+            {
+                "request_id": "warm-up",
+                "kind": "score",
+                "value": 1,
+                "model": self.catalog.names[0],
+                "output_tokens": 1,
+            }
+        )
 
     def state_of(self, partition: int) -> State:
         """Return the newest state record of a partition."""

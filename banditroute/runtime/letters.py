@@ -27,10 +27,14 @@ def poison(topic: str, partition: int, records: Iterable[Poison], *, keep: bool)
 
 def refused(topic: str, feedback: Iterable[Refused]) -> list[OutputRecord]:
     """Build dead letters for feedback that settled into nothing."""
-    return [_letter(topic, *copied.src, encode(copied.feedback), reason, keep=True) for copied, reason in feedback]
+    return [
+        _letter(topic, *copied.src, encode(copied.feedback), reason, keep=True) for copied, reason in feedback
+    ]
 
 
-def _letter(topic: str, partition: int, offset: int, value: bytes, reason: str, *, keep: bool) -> OutputRecord:
+def _letter(
+    topic: str, partition: int, offset: int, value: bytes, reason: str, *, keep: bool
+) -> OutputRecord:
     letter = DeadLetter(
         v=WIRE_VERSION,
         topic=topic,

@@ -205,10 +205,10 @@ class PartitionTask:
         acks = await engine.client.append(engine.names.decisions, self.number, batch.records)
         at = 0
         for ack in acks:
-            part = slice(at, at + ack.count)
+            part = slice(at, at + ack.records)
             if not partition.acknowledged(batch.records[part], batch.known[part], ack.base, int(now)):
                 await read_gap(engine.client, engine.config, partition)
-            at += ack.count
+            at += ack.records
         self.decided += len(batch.records)
         engine.stats.decisions += len(batch.records)
         await self._reply(batch.records)
@@ -252,8 +252,8 @@ class PartitionTask:
             record = self._records.popleft()
             if record.offset > partition.learner.j:
                 raise StateError(
-                    f"{self.journal.topic}-{self.number} lost the records from {partition.learner.j} to {record.offset} "
-                    "before they were read: retention is too short"
+                    f"{self.journal.topic}-{self.number} lost the records from {partition.learner.j} to "
+                    f"{record.offset} before they were read: retention is too short"
                 )
             ready = await apply(engine.client, engine.config, partition, record)
             if ready.learned or ready.control:
@@ -268,7 +268,7 @@ class PartitionTask:
         self._settle_debts()
 
     async def _bury_feedback(self, refused: Sequence[Refused]) -> None:
-        # Applying goes on only once the reason is on the dead-letter topic; no state that covers it is published before.
+        # Applying goes on, and state that covers it is published, only once the reason is on the dead-letter topic.
         self.dead_in_flight += 1
         try:
             await self._bury(letters.refused(self._engine.names.feedback, refused))

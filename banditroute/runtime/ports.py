@@ -16,10 +16,10 @@ class TopicPartition(NamedTuple):
 
 
 class Ack(NamedTuple):
-    """`count` records were appended at log offset `base`, contiguously."""
+    """So many `records` were appended at log offset `base`, contiguously."""
 
     base: int
-    count: int
+    records: int
 
 
 class Assignment(NamedTuple):
@@ -87,7 +87,7 @@ class Client(Protocol):
         """Return records of owned partitions among `wanted`, waiting at most `timeout` seconds."""
 
     def follow(self, positions: Mapping[TopicPartition, int]) -> None:
-        """Follow these partitions outside the group from these offsets; partitions already followed keep their place."""
+        """Follow these partitions from these offsets, outside the group; one already followed keeps its place."""
 
     def unfollow(self, gone: Collection[TopicPartition]) -> None:
         """Follow these partitions no more."""

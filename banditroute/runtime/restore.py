@@ -86,8 +86,8 @@ def _first(topic: str, number: int, wanted: int, needed: int, begin: int, end: i
     """Return where to begin reading; refuse when what is needed is gone."""
     if needed < begin:
         raise StateError(
-            f"{topic}-{number} begins at offset {begin}, but the state needs it from {needed}: retention removed records "
-            "that were still needed; raise the retention of the topic and start a new state topic"
+            f"{topic}-{number} begins at offset {begin}, but the state needs it from {needed}: retention removed "
+            "records that were still needed; raise the retention of the topic and start a new state topic"
         )
     if needed > end:
         raise StateError(

@@ -8,7 +8,7 @@ from typing import Final, NamedTuple
 from banditroute.config import Config
 from banditroute.errors import StateError, TopicError
 from banditroute.flow.decider import OutputRecord
-from banditroute.flow.learner import LearnerSettings
+from banditroute.flow.fields import LearnerSettings
 from banditroute.flow.partition import genesis_state
 from banditroute.flow.snapshot import MAX_STATE_BYTES, Genesis, State, decode_state, encode_state
 from banditroute.runtime.ports import AppendFailed, Client, TopicPartition, TopicSpec
@@ -123,8 +123,9 @@ async def read_state(
                 others.add(state.spec_id)
     if newest is None and others:
         raise StateError(
-            f"the state of partition {partition} was learned with feature spec {', '.join(sorted(others))}, but [features] "
-            f"says {spec.spec_id}: put the old [features] back, or name a new state topic and run `banditroute topics create`"
+            f"the state of partition {partition} was learned with feature spec {', '.join(sorted(others))}, but "
+            f"[features] says {spec.spec_id}: put the old [features] back, or name a new state topic and run "
+            "`banditroute topics create`"
         )
     if newest is None and damaged:
         raise StateError(f"no state record of partition {partition} can be used: {damaged[-1]}")

@@ -7,7 +7,7 @@ import random
 
 import pytest
 
-from banditroute.flow.learner import LearnerSettings
+from banditroute.flow.fields import LearnerSettings
 from banditroute.flow.partition import Partition, genesis_state
 from banditroute.flow.snapshot import Genesis, State, decode_state, encode_state
 from tests import naive
@@ -99,13 +99,8 @@ class History:
             fields["ok"] = rng.random() < 0.5
         if kind == "usage" or rng.random() < 0.3:
             fields["output_tokens"] = rng.randrange(0, 900)
-        for name, draw in (
-            ("cost_usd", rng.random() * 0.1),
-            ("latency_ms", rng.uniform(0, 3000)),
-            ("input_tokens", 7),
-        ):
-            if rng.random() < 0.2:
-                fields[name] = draw
+        numbers = {"cost_usd": rng.random() * 0.1, "latency_ms": rng.uniform(0, 3000), "input_tokens": 7}
+        fields |= {name: number for name, number in numbers.items() if rng.random() < 0.2}
         if rng.random() < 0.5:
             fields["decision_id"] = f"{0 if rng.random() < 0.95 else 1}-{target}"
         if rng.random() < 0.6:

@@ -82,7 +82,9 @@ class Stream:
 
     async def create(self) -> None:
         """Make topics and genesis records."""
-        await create_topics(self.user, self.config, self.spec, int(time.time() * 1000), admin=self.broker.admin)
+        await create_topics(
+            self.user, self.config, self.spec, int(time.time() * 1000), admin=self.broker.admin
+        )
 
     @asynccontextmanager
     async def users(self) -> AsyncIterator[None]:
@@ -107,7 +109,12 @@ class Stream:
         ids = []
         by_partition: dict[int, list[OutputRecord]] = {}
         for _ in range(count):
-            event = {"request_id": f"r-{next(self._numbers)}", "prompt": "Say good morning", "tags": ["chat"], **fields}
+            event = {
+                "request_id": f"r-{next(self._numbers)}",
+                "prompt": "Say good morning",
+                "tags": ["chat"],
+                **fields,
+            }
             ids.append(event["request_id"])
             home = partition_of(event["request_id"], partitioner)
             record = OutputRecord(event["request_id"].encode(), json.dumps(event).encode(), headers)
@@ -125,7 +132,9 @@ class Stream:
             event: dict[str, Any] = {"request_id": request_id, "kind": kind}
             if kind in ("score", "outcome", "thumb"):
                 event["value"] = (index % 11) / 10 if kind != "thumb" else bool(index % 2)
-            event |= {"output_tokens": 10 + index % 7, "latency_ms": 100.0 + index} if kind != "withdraw" else {}
+            event |= (
+                {"output_tokens": 10 + index % 7, "latency_ms": 100.0 + index} if kind != "withdraw" else {}
+            )
             event |= fields
             record = OutputRecord(request_id.encode(), json.dumps(event).encode())
             by_partition.setdefault(partition_of(request_id, partitioner), []).append(record)
@@ -147,7 +156,10 @@ class Stream:
         """All decisions, in partition order."""
         found = []
         for partition in range(PARTITIONS):
-            found += [json.loads(record.value or b"") for record in await self.records(self.names.decisions, partition)]
+            found += [
+                json.loads(record.value or b"")
+                for record in await self.records(self.names.decisions, partition)
+            ]
         return found
 
     async def dead_letters(self) -> list[dict[str, Any]]:
@@ -173,7 +185,17 @@ class Stream:
 
         def done() -> bool:
             ledger = engine.ledger()
-            names = ("applied", "revised", "duplicate", "late", "orphan", "elsewhere", "foreign", "rejected", "parked")
+            names = (
+                "applied",
+                "revised",
+                "duplicate",
+                "late",
+                "orphan",
+                "elsewhere",
+                "foreign",
+                "rejected",
+                "parked",
+            )
             return sum(ledger[name] for name in names) >= journal_feedback
 
         await self.until(done)
@@ -222,7 +244,9 @@ def partition_of(key: str, partitioner: str) -> int:
 
 def as_naive(record: InputRecord) -> naive.Record:
     """A record as the oracle reads it."""
-    return naive.Record(record.offset, record.timestamp, record.value or b"", [tuple(h) for h in record.headers])
+    return naive.Record(
+        record.offset, record.timestamp, record.value or b"", [tuple(h) for h in record.headers]
+    )
 
 
 def counts(results: Mapping[int, naive.Result]) -> dict[str, int]:

@@ -146,7 +146,12 @@ async def test_prices_set_on_the_control_topic_act_on_the_next_decision(broker: 
         async with stream.running(init=True) as engine:
             await stream.request(8)
             await stream.until(lambda: engine.stats.decisions == 8)
-            edit = {"edit": "price", "model": "small", "input_usd_per_mtok": 900.0, "output_usd_per_mtok": 900.0}
+            edit = {
+                "edit": "price",
+                "model": "small",
+                "input_usd_per_mtok": 900.0,
+                "output_usd_per_mtok": 900.0,
+            }
             await stream.raw(stream.names.control, 0, json.dumps(edit).encode())
             await stream.until(lambda: engine.ledger()["control"] == PARTITIONS)
             after = await stream.request(8)
@@ -170,7 +175,9 @@ async def test_a_state_topic_without_genesis_is_refused(broker: Broker) -> None:
             await stream.create()
             names = {**stream.document["kafka"]["topics"], "state": broker.prefix + "fresh"}
             other = Stream(broker, kafka={"topics": names})
-            await stream.user.create([s for s in topic_specs(other.config, 32) if s.name == other.names.state])
+            await stream.user.create(
+                [s for s in topic_specs(other.config, 32) if s.name == other.names.state]
+            )
             stream = other
         with pytest.raises(TopicError, match="holds no genesis record: run `banditroute topics create"):
             await stream.engine().start()
@@ -181,7 +188,14 @@ async def test_unequal_partition_counts_are_named(broker: Broker) -> None:
     stream = Stream(broker)
     async with stream.users():
         await stream.user.create([TopicSpec(stream.names.journal, 2, {})])
-        await stream.user.create([TopicSpec(getattr(stream.names, n), 4, {}) for n in ("requests", "decisions", "state", "feedback")])
-        await stream.user.create([TopicSpec(getattr(stream.names, n), 1, {}) for n in ("control", "dead_letter", "alerts")])
+        await stream.user.create(
+            [
+                TopicSpec(getattr(stream.names, n), 4, {})
+                for n in ("requests", "decisions", "state", "feedback")
+            ]
+        )
+        await stream.user.create(
+            [TopicSpec(getattr(stream.names, n), 1, {}) for n in ("control", "dead_letter", "alerts")]
+        )
         with pytest.raises(TopicError, match=r"journal' has 2 partitions, but '.*requests' has 4"):
             await stream.engine().start()

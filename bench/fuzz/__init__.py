@@ -1,0 +1,1 @@
+"""Fuzz targets that follow coverage; see `bench.fuzz.features`."""

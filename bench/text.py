@@ -1,0 +1,177 @@
+"""How fast a prompt becomes numbers: the text block beside scikit-learn's hashing, and the whole encoder.
+
+`400B` and `4000B` (MB/s of UTF-8): all prompt statistics and scripts plus character 3- to 5-grams hashed into 64
+columns, from a list of strings to a matrix. `sklearn-char` is HashingVectorizer(analyzer="char_wb", ngram_range=(3,
+5), n_features=64), which hashes the same n-grams and computes no statistics; `sklearn-word` its word 1- to 2-grams;
+`memcpy` copies the same bytes inside the cache. `ours-over-…` are medians of the ratios within a round. `400B-stats`
+and `4000B-stats` leave the n-grams out. `encode-one` and `encode-batch` (requests per second) are the whole default
+encoder on events with a 400-byte prompt, a tag and a tenant: `us` is microseconds per request. `import` is the time to
+import the package in a fresh process without compiling, `first-call` that of the first encoding with the code in the
+cache. `allocated` is what tracemalloc sees per request in a batch.
+"""
+
+from __future__ import annotations
+
+import random
+import subprocess
+import sys
+import time
+import tracemalloc
+from collections.abc import Callable
+from statistics import median
+from typing import Any
+
+import numpy as np
+
+from banditroute.events import Request
+from banditroute_features import Encoder, FeatureSpec
+from bench import ROOT
+from bench.harness import Report, Row, interleave, options, progress, progress_done
+
+TEXT = FeatureSpec(tags=0, tenant=0, statistics=True, scripts=True, chars=64)
+STATISTICS = FeatureSpec(tags=0, tenant=0, statistics=15, scripts=True)
+PACKAGES = ("banditroute", "numpy", "numba", "llvmlite", "scikit-learn")
+SECONDS = 0.04  # of one measurement
+TINY = (
+    "import sys, time; sys.path[:0] = {paths!r}; start = time.perf_counter(); import banditroute_features as f; "
+    "imported = time.perf_counter(); f.Encoder(f.FeatureSpec()).encode_prompts(['x'], __import__('numpy').empty("
+    "(1, 32), 'f4')); print(imported - start, time.perf_counter() - imported)"
+)
+
+
+def prose(size: int, rng: random.Random) -> str:
+    """Return English-like text with numbers, signs and lines."""
+    letters, weights = "etaoinshrdlcumwfgypbvk", range(22, 0, -1)
+    parts: list[str] = []
+    length = 0
+    while length < size:
+        word = "".join(rng.choices(letters, weights, k=rng.choice((2, 3, 3, 4, 4, 5, 5, 6, 7, 9, 11))))
+        chance = rng.random()
+        if chance < 0.04:
+            word = str(rng.randrange(2000))
+        elif chance < 0.1:
+            word = word.capitalize()
+        parts.append(word + rng.choices((" ", ", ", ". ", "? ", "\n", " (", ") "), (70, 8, 8, 2, 4, 1, 1))[0])
+        length += len(parts[-1])
+    return "".join(parts)[:size]
+
+
+def rate(work: Callable[[], Any], amount: float) -> float:
+    """Return amount per second of wall time, over a fixed while."""
+    done, start = 0, time.perf_counter()
+    while True:
+        work()
+        done += 1
+        elapsed = time.perf_counter() - start
+        if elapsed > SECONDS:
+            return done * amount / elapsed
+
+
+def text_rows(report: Report, size: int, rounds: int) -> None:
+    """Measure the text block on prompts of one size."""
+    rng = random.Random(size)
+    prompts = [prose(size, rng) for _ in range(max(16, 128_000 // size))]
+    megabytes = len(prompts) * size / 1e6
+    source = np.frombuffer("".join(prompts).encode(), np.uint8)
+    target = np.empty_like(source)
+    contenders: dict[str, Callable[[], float]] = {}
+    for who, spec in (("banditroute", TEXT), ("stats", STATISTICS)):
+        encoder, out = Encoder(spec), np.empty((len(prompts), spec.d), np.float32)
+        tokens = np.empty(len(prompts))
+
+        def encode(encoder: Encoder = encoder, out: Any = out, tokens: Any = tokens) -> None:
+            encoder.encode_prompts(prompts, out, tokens)
+
+        encode()
+        contenders[who] = lambda work=encode: rate(work, megabytes)
+    contenders["memcpy"] = lambda: rate(lambda: np.copyto(target, source), megabytes)
+    try:
+        from sklearn.feature_extraction.text import HashingVectorizer
+    except ImportError:
+        for who in ("sklearn-char", "sklearn-word"):
+            report.skip(f"{size}B {who}", "scikit-learn is not installed")
+    else:
+        some = prompts[: max(4, 16_000 // size)]
+        part = megabytes * len(some) / len(prompts)
+        for who, arguments in (
+            ("sklearn-char", {"analyzer": "char_wb", "ngram_range": (3, 5)}),
+            ("sklearn-word", {"ngram_range": (1, 2)}),
+        ):
+            vectorizer = HashingVectorizer(n_features=64, dtype=np.float32, **arguments)
+            contenders[who] = lambda v=vectorizer: rate(lambda: v.transform(some), part)
+    found = interleave(contenders, rounds, progress)
+    stats = found.pop("stats")
+    for who, values in found.items():
+        report.rows.append(Row.of(f"{size}B", who, values, "MB/s"))
+    report.rows.append(Row.of(f"{size}B-stats", "banditroute", stats, "MB/s"))
+    for who in found:
+        if who != "banditroute":
+            ratios = [ours / theirs for ours, theirs in zip(found["banditroute"], found[who], strict=True)]
+            report.rows.append(Row.of(f"{size}B", f"ours-over-{who}", ratios, "ratio"))
+
+
+def encoder_rows(report: Report, rounds: int) -> None:
+    """Measure the whole default encoder on events."""
+    rng = random.Random(1)
+    tags = [f"task-{i}" for i in range(20)]
+    requests = [
+        Request(request_id=str(i), prompt=prose(400, rng), tags=(rng.choice(tags),), tenant=f"tenant-{i % 7}")
+        for i in range(512)
+    ]
+    encoder = Encoder(FeatureSpec())
+    out, tokens = np.empty((len(requests), encoder.spec.d), np.float32), np.empty(len(requests))
+
+    def one() -> None:
+        encode = encoder.encode
+        for request in requests:
+            encode(request)
+
+    def batch() -> None:
+        encoder.encode_batch(requests, out, tokens)
+
+    one()
+    batch()
+    contenders = {
+        "encode-one": lambda: rate(one, len(requests)),
+        "encode-batch": lambda: rate(batch, len(requests)),
+    }
+    for case, values in interleave(contenders, rounds, progress).items():
+        report.rows.append(Row.of(case, "banditroute", values, "1/s", us=round(1e6 / median(values), 3)))
+    peaks = []
+    for n in (64, len(requests)):
+        some, into, counts = requests[:n], out[:n], tokens[:n]
+        tracemalloc.start()
+        encoder.encode_batch(some, into, counts)
+        peaks.append(tracemalloc.get_traced_memory()[1])
+        tracemalloc.stop()
+    extra = (peaks[1] - peaks[0]) / (len(requests) - 64)
+    report.rows.append(Row("allocated", "banditroute", max(extra, 0.0), "bytes", more={"peak": peaks[1]}))
+
+
+def start_rows(report: Report, rounds: int) -> None:
+    """Measure a fresh process."""
+    code = TINY.format(paths=[str(ROOT), str(ROOT / "features")])
+    times = []
+    for _ in range(rounds):
+        progress("start of a fresh process")
+        done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+        times.append([float(part) for part in done.stdout.split()])
+    for i, case in enumerate(("import", "first-call")):
+        report.rows.append(Row.of(case, "banditroute", [pair[i] for pair in times], "s"))
+
+
+def main() -> None:
+    """Measure everything."""
+    arguments = options(__doc__).parse_args()
+    report = Report("text", PACKAGES)
+    rounds = 9 if arguments.quick else 25
+    for size in (400, 4000):
+        text_rows(report, size, rounds)
+    encoder_rows(report, rounds)
+    start_rows(report, 5)
+    progress_done()
+    report.show(arguments.json)
+
+
+if __name__ == "__main__":
+    main()

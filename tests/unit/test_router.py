@@ -1,0 +1,418 @@
+"""The library face: decide and learn in memory, with the code that the engine runs."""
+
+from __future__ import annotations
+
+import math
+import socket
+import subprocess
+import sys
+import threading
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+import banditroute
+from banditroute import (
+    ConfigError,
+    Decision,
+    Feedback,
+    InputError,
+    PriceEdit,
+    Request,
+    Router,
+)
+from banditroute.bandit.evidence import Evidence
+from banditroute.bandit.posterior import Posterior
+
+MODELS: list[dict[str, Any]] = [
+    {
+        "name": "small",
+        "input_usd_per_mtok": 0.1,
+        "output_usd_per_mtok": 0.4,
+        "tags": ["cheap"],
+        "context_window": 10_000,
+    },
+    {"name": "large", "input_usd_per_mtok": 2.0, "output_usd_per_mtok": 8.0, "capabilities": ["vision"]},
+]
+
+
+def router(**tables: Any) -> Router:
+    """A router of two models."""
+    return Router.from_dict({"models": MODELS, **tables})
+
+
+def request(number: int = 0, **fields: Any) -> dict[str, Any]:
+    """A request."""
+    return {"request_id": f"r-{number}", "prompt": "Translate: good morning", **fields}
+
+
+def thumb(number: int = 0, **fields: Any) -> dict[str, Any]:
+    """A thumb up."""
+    return {"request_id": f"r-{number}", "kind": "thumb", "value": True, **fields}
+
+
+# -- deciding -------------------------------------------------------------------------------------------
+
+
+def test_a_decision_says_what_and_why() -> None:
+    decision = router(objective={"cost_weight": 2.0}).decide(request(tenant="acme"))
+    assert isinstance(decision, Decision)
+    assert (decision.v, decision.decision_id, decision.request_id) == (1, "0-0", "r-0")
+    assert {decision.model, *decision.fallbacks} == {"small", "large"}
+    assert decision.reason == "utility"
+    assert decision.propensity is not None
+    assert 0 < decision.propensity < 1
+    assert decision.expected is not None
+    assert decision.expected.cost_usd > 0
+    assert decision.weights.cost == 2.0
+    assert decision.tenant == "acme"
+    assert decision.mode == "active"
+
+
+def test_requests_are_objects_or_mappings() -> None:
+    first = router().decide(Request(request_id="r-0", prompt="Translate: good morning"))
+    assert first == router().decide(request())
+
+
+def test_the_same_log_gives_the_same_decisions() -> None:
+    def play() -> list[Any]:
+        played = router()
+        seen: list[Any] = []
+        for number in range(30):
+            seen.append(played.decide(request(number, tags=[f"t{number % 3}"])))
+            seen.append(played.learn(thumb(number, value=bool(number % 2))))
+        return [*seen, played.posterior.mu.tolist()]
+
+    assert play() == play()
+
+
+def test_deciding_many_is_deciding_one_by_one() -> None:
+    one, many = router(), router()
+    requests = [request(number, tags=[f"t{number % 5}"]) for number in range(40)]
+    assert many.decide_many(requests) == [one.decide(event) for event in requests]
+    assert many.decide_many([]) == []
+
+
+def test_the_seed_changes_what_is_explored() -> None:
+    requests = [request(number) for number in range(64)]
+    models = [[d.model for d in router(learning={"seed": seed}).decide_many(requests)] for seed in (0, 1)]
+    assert models[0] != models[1]
+
+
+@pytest.mark.parametrize(
+    ("fields", "model", "reason"),
+    [
+        ({"deny": ["small"]}, "large", "only-eligible"),
+        ({"allow": ["cheap"]}, "small", "only-eligible"),
+        ({"needs": ["vision"]}, "large", "only-eligible"),
+        ({"input_tokens": 20_000}, "large", "only-eligible"),
+        ({"input_tokens": 9_000, "max_output_tokens": 2_000}, "large", "only-eligible"),
+        ({"max_cost_usd": 0.0005}, "small", "only-eligible"),
+        ({"needs": ["audio"]}, None, "none-eligible: request"),
+        ({"deny": ["small", "large"]}, None, "none-eligible: request"),
+        ({"allow": ["nothing"]}, None, "none-eligible: request"),
+        ({"max_cost_usd": 0}, None, "none-eligible: max_cost_usd"),
+    ],
+)
+def test_a_hard_filter_decides_who_may_serve_and_is_named(
+    fields: dict[str, Any], model: str | None, reason: str
+) -> None:
+    decision = router().decide(request(**fields))
+    assert (decision.model, decision.reason) == (model, reason)
+    assert decision.fallbacks == ()
+    assert decision.propensity == (None if model is None else 1.0)
+    assert (decision.expected is None) == (model is None)
+
+
+def test_a_latency_limit_acts_once_latency_is_known() -> None:
+    slow = [{**model, "prior_latency_ms": 1000.0} for model in MODELS]
+    decision = Router.from_dict({"models": slow}).decide(request(max_latency_ms=1.0))
+    assert (decision.model, decision.reason) == (None, "none-eligible: max_latency_ms")
+
+
+def test_a_paused_model_is_not_chosen() -> None:
+    paused = [{**MODELS[0], "paused": True}, MODELS[1]]
+    assert Router.from_dict({"models": paused}).decide(request()).model == "large"
+
+
+def test_a_stale_request_gets_the_default_model_at_once() -> None:
+    stale = router(requests={"max_request_age": "5m", "default_model": "large"})
+    decision = stale.decide(request(deadline=1000.0), now=1001.0)
+    assert (decision.model, decision.reason, decision.fallbacks) == ("large", "stale", ("small",))
+    assert decision.propensity is None
+    assert decision.expected is None
+    assert not decision.explored
+    assert stale.decide(request(1, deadline=2000.0), now=1001.0).reason == "utility"
+
+
+def test_a_request_may_weigh_cost_by_itself() -> None:
+    decision = router(objective={"cost_weight": 1.0}).decide(request(cost_weight=1e6))
+    assert decision.weights.cost == 1e6
+    assert decision.model == "small"
+
+
+# -- learning -------------------------------------------------------------------------------------------
+
+
+def test_learning_improves_what_is_chosen() -> None:
+    learner = router()
+    good = 0
+    for number in range(400):
+        task = ["code", "chat"][number % 2]
+        best = {"code": "large", "chat": "small"}[task]
+        model = learner.decide(request(number, tags=[task])).model
+        learner.learn({"request_id": f"r-{number}", "kind": "score", "value": 0.9 if model == best else 0.3})
+        good += number >= 300 and model == best
+    assert good > 85
+
+
+def test_evidence_grows_by_what_is_applied() -> None:
+    learner = router()
+    assert not learner.evidence.rows
+    learner.decide(request())
+    assert learner.learn(thumb(output_tokens=10, cost_usd=0.1)) == "applied"
+    evidence = learner.evidence
+    assert isinstance(evidence, Evidence)
+    assert isinstance(learner.posterior, Posterior)
+    (row,) = evidence.rows.values()
+    assert row[0] == 1.0
+    row[:] = 0.0  # a copy: what the router knows is its own
+    assert next(iter(learner.evidence.rows.values()))[0] == 1.0
+
+
+def test_every_outcome_of_feedback_has_a_name() -> None:
+    learner = router(feedback={"join_window": "10s"})
+    learner.decide(request(0, tenant="acme"), now=100.0)
+    assert learner.learn(thumb(0, tenant="other")) == "foreign"
+    assert learner.learn(thumb(0, voter="u", feedback_id="one")) == "applied"
+    assert learner.learn(thumb(0, voter="u", feedback_id="one")) == "duplicate"
+    assert learner.learn(thumb(0, voter="u", feedback_id="two", value=False)) == "revised"
+    assert learner.learn({"request_id": "r-0", "kind": "withdraw", "voter": "u"}) == "revised"
+    assert learner.learn({"request_id": "r-0", "kind": "withdraw", "voter": "u"}) == "rejected"
+    assert learner.learn(thumb(0, decision_id="7-0")) == "rejected"
+    assert learner.learn(thumb(5)) == "parked"
+    assert learner.learn(thumb(0, decision_id="0-0"), now=200.0) == "late"
+    ledger = learner.ledger
+    for name, count in {
+        "applied": 1,
+        "duplicate": 1,
+        "revised": 2,
+        "rejected": 2,
+        "foreign": 1,
+        "late": 1,
+    }.items():
+        assert ledger[name] == count
+
+
+def test_parked_feedback_is_applied_when_its_request_is_decided() -> None:
+    learner = router()
+    assert learner.learn(thumb()) == "parked"
+    learner.decide(request())
+    assert learner.ledger["applied"] == 1
+
+
+def test_feedback_goes_to_the_model_that_served() -> None:
+    learner = router()
+    decision = learner.decide(request())
+    assert learner.learn(thumb(model=decision.fallbacks[0])) == "applied"
+    assert [key.name for key in learner.evidence.rows] == [decision.fallbacks[0]]
+
+
+def test_a_withdrawn_vote_leaves_nothing_behind() -> None:
+    learner = router()
+    learner.decide(request())
+    learner.learn(thumb(voter="u"))
+    learner.learn({"request_id": "r-0", "kind": "withdraw", "voter": "u"})
+    (row,) = learner.evidence.rows.values()
+    assert row[0] == 0.0
+
+
+def test_beyond_max_open_the_oldest_decisions_are_closed() -> None:
+    learner = router(feedback={"max_open": 3})
+    for number in range(10):
+        learner.decide(request(number))
+    assert learner.learn(thumb(0, decision_id="0-0")) == "late"
+    assert learner.learn(thumb(9)) == "applied"
+
+
+def test_a_price_acts_on_the_very_next_decision() -> None:
+    learner = router(objective={"cost_weight": 100.0})
+    assert learner.decide(request()).model == "small"
+    learner.control(PriceEdit("small", 500.0, 2000.0))
+    assert learner.decide(request(1)).model == "large"
+
+
+def test_a_frozen_router_exploits_and_keeps_its_posterior() -> None:
+    frozen = router(engine={"mode": "frozen"})
+    before = frozen.posterior
+    decision = frozen.decide(request())
+    assert (decision.reason, decision.propensity, decision.explored) == ("greedy", 1.0, False)
+    assert decision.mode == "frozen"
+    for number in range(1, 30):
+        frozen.decide(request(number))
+        assert frozen.learn(thumb(number)) == "applied"
+    assert frozen.posterior is before
+
+
+def test_a_shadow_router_learns_from_the_incumbent_alone() -> None:
+    shadow = router(engine={"mode": "shadow"})
+    assert shadow.decide(request()).mode == "shadow"
+    assert shadow.learn(thumb()) == "rejected"
+    assert shadow.learn(thumb(model="large")) == "applied"
+    assert [key.name for key in shadow.evidence.rows] == ["large"]
+
+
+# -- wrong input ----------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("event", "sentence"),
+    [
+        ({"prompt": "x"}, "request 0 is not valid: Object missing required field `request_id`"),
+        ({"request_id": "r"}, "request 0 is not valid: Object misses one of"),
+        ({"request_id": 5, "prompt": "x"}, "Expected `str`, got `int` - at `$.request_id`"),
+        ({"request_id": "r", "context": [math.nan]}, "finite numbers"),
+        ({"request_id": "r", "prompt": "x", "tags": ["t"] * 65}, "`$.tags`"),
+        ("r", "Expected `object`, got `str`"),
+        (Request(request_id=5, prompt="x"), "`$.request_id`"),  # type: ignore[arg-type]
+        (Request(request_id="r", prompt="x", cost_weight=-1.0), "`$.cost_weight`"),
+    ],
+)
+def test_a_wrong_request_is_one_sentence_and_changes_nothing(event: Any, sentence: str) -> None:
+    one = router()
+    with pytest.raises(InputError, match=r"request 0 is not valid: ") as refused:
+        one.decide(event)
+    assert sentence in str(refused.value)
+    assert one.decide(request()).decision_id == "0-0"
+
+
+def test_one_wrong_request_refuses_the_whole_batch_and_is_numbered() -> None:
+    one = router()
+    with pytest.raises(InputError, match="request 2 is not valid"):
+        one.decide_many([request(0), request(1), {}])
+    assert len(one.decide_many([request(0), request(1)])) == 2
+
+
+def test_a_request_id_with_an_open_decision_is_refused() -> None:
+    one = router()
+    one.decide(request())
+    for again in ([request()], [request(1), request(1)]):
+        with pytest.raises(InputError, match="already has an open decision: give each request its own id"):
+            one.decide_many(again)
+
+
+@pytest.mark.parametrize(
+    ("event", "sentence"),
+    [
+        ({"request_id": "r-0", "kind": "applause"}, "feedback is not valid"),
+        ({"request_id": "r-0", "kind": "score", "value": 2}, "`$.value`"),
+        (Feedback(request_id="r-0", kind="score", value=7.0), "`$.value`"),
+        (Feedback(request_id="r-0", kind="applause"), "`$.kind`"),  # type: ignore[arg-type]
+        (thumb(model="huge"), "feedback names model 'huge', which is not in the catalog"),
+    ],
+)
+def test_wrong_feedback_is_one_sentence_and_teaches_nothing(event: Any, sentence: str) -> None:
+    one = router()
+    one.decide(request())
+    before = one.ledger
+    with pytest.raises(InputError) as refused:
+        one.learn(event)
+    assert sentence in str(refused.value)
+    assert one.ledger == before
+
+
+@pytest.mark.parametrize(
+    "edit", [PriceEdit("huge", 1.0, 1.0), PriceEdit("small", -1.0, 1.0), PriceEdit("small", math.nan, 1.0)]
+)
+def test_a_wrong_price_is_refused(edit: PriceEdit) -> None:
+    one = router()
+    with pytest.raises(InputError):
+        one.control(edit)
+    one.decide(request())
+    assert one.ledger.get("unreadable", 0) == 0
+
+
+def test_input_errors_are_value_errors() -> None:
+    assert issubclass(InputError, ValueError)
+    assert issubclass(InputError, banditroute.BanditrouteError)
+
+
+def test_a_wrong_configuration_is_refused(tmp_path: Path) -> None:
+    with pytest.raises(ConfigError, match="the catalog is empty"):
+        Router.from_dict({})
+    with pytest.raises(ConfigError, match="features"):
+        router(features={"tags": -1})
+    with pytest.raises(ConfigError, match="cannot read"):
+        Router.from_config(tmp_path / "none.toml")
+
+
+def test_a_router_is_built_from_a_file(tmp_path: Path) -> None:
+    path = tmp_path / "banditroute.toml"
+    path.write_text(
+        '[[models]]\nname = "a"\ninput_usd_per_mtok = 1\noutput_usd_per_mtok = 2\n', encoding="utf-8"
+    )
+    assert Router.from_config(path).decide(request()).model == "a"
+
+
+# -- what it is made of -----------------------------------------------------------------------------------
+
+
+def test_the_public_names_are_these() -> None:
+    assert banditroute.__all__ == [
+        "BanditrouteError",
+        "BrokerError",
+        "Catalog",
+        "Config",
+        "ConfigError",
+        "DataSetError",
+        "Decision",
+        "Feedback",
+        "InputError",
+        "Model",
+        "PriceEdit",
+        "Request",
+        "Router",
+        "StateError",
+        "load",
+    ]
+    for name in banditroute.__all__:
+        assert getattr(banditroute, name) is not None
+
+
+def test_it_needs_no_threads_files_or_sockets(monkeypatch: pytest.MonkeyPatch) -> None:
+    router().decide(request())  # compiles
+    one = router()
+
+    def forbidden(*_: object, **__: object) -> None:
+        raise AssertionError("the library face is in memory alone")
+
+    monkeypatch.setattr(socket, "socket", forbidden)
+    monkeypatch.setattr(threading.Thread, "start", forbidden)
+    monkeypatch.setattr("builtins.open", forbidden)
+    monkeypatch.setattr(Path, "open", forbidden)
+    one.decide(request())
+    assert one.learn(thumb()) == "applied"
+    one.control(PriceEdit("small", 1.0, 1.0))
+
+
+def test_importing_it_brings_no_broker_client_and_no_event_loop() -> None:
+    code = (
+        "import sys, banditroute;"
+        "print([m for m in ('aiokafka', 'asyncio', 'confluent_kafka', 'typer', 'pyarrow', 'banditroute.runtime')"
+        " if m in sys.modules])"
+    )
+    done = subprocess.run(
+        [sys.executable, "-c", code], env=_environment(), capture_output=True, text=True, timeout=120
+    )
+    assert (done.returncode, done.stdout.strip()) == (0, "[]"), done.stderr
+
+
+def _environment() -> dict[str, str]:
+    import os
+
+    root = Path(__file__).resolve().parents[2]
+    return {
+        **os.environ,
+        "PYTHONPATH": os.pathsep.join(str(root / folder) for folder in (".", "features", "sim")),
+    }
