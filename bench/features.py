@@ -11,7 +11,8 @@ the set with two models `apgr`, `cpt50` and `cpt80` are those of RouteLLM: mean 
 shares of strong calls, and the share of strong calls (%) that recovers 50 % or 80 % of the gap.
 
 `tags-exact` (one column per task) and `minilm` (all 384 numbers) are limits that no default of 32 columns can afford.
-The data sets are read in place from $BANDITROUTE_DATA; without it the benchmark says so and measures nothing.
+The data sets are read in place from $BANDITROUTE_DATA, or from ../shared/data beside the checkout; without them the
+benchmark says so and measures nothing.
 """
 
 from __future__ import annotations

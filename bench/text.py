@@ -137,14 +137,15 @@ def encoder_rows(report: Report, rounds: int) -> None:
     }
     for case, values in interleave(contenders, rounds, progress).items():
         report.rows.append(Row.of(case, "banditroute", values, "1/s", us=round(1e6 / median(values), 3)))
-    peaks = []
-    for n in (64, len(requests)):
-        some, into, counts = requests[:n], out[:n], tokens[:n]
+    many, peaks = requests * 8, []
+    out, tokens = np.empty((len(many), encoder.spec.d), np.float32), np.empty(len(many))
+    for n in (len(requests), len(many)):
+        some, into, counts = many[:n], out[:n], tokens[:n]
         tracemalloc.start()
         encoder.encode_batch(some, into, counts)
         peaks.append(tracemalloc.get_traced_memory()[1])
         tracemalloc.stop()
-    extra = (peaks[1] - peaks[0]) / (len(requests) - 64)
+    extra = (peaks[1] - peaks[0]) / (len(many) - len(requests))
     report.rows.append(Row("allocated", "banditroute", max(extra, 0.0), "bytes", more={"peak": peaks[1]}))
 
 

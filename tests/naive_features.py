@@ -8,12 +8,17 @@ shares are data of the algorithm version and come from the package.
 
 from __future__ import annotations
 
+import itertools
 import math
 import struct
 from typing import Any
 
 from banditroute_features.columns import (
-    STATISTICS_CLIP,
+    BLOCK_FIELDS,
+    CHAT_TABLE,
+    CLIP,
+    NUMERIC_TABLE,
+    SCRIPT_TABLE,
     STATISTICS_TABLE,
     TAG_CLIP,
     TOKEN_WEIGHTS,
@@ -22,17 +27,18 @@ from banditroute_features.columns import (
 
 LOWER = set(b"abcdefghijklmnopqrstuvwxyz")
 UPPER = set(b"ABCDEFGHIJKLMNOPQRSTUVWXYZ")
+LETTER = LOWER | UPPER
 DIGIT = set(b"0123456789")
-STOP = set(b".,:!'\"()")
-CODE = set(b"{}[];_`@#&|~<>")
+SPACE = set(range(33))
+BLANK = SPACE - {10}
+WORD = LETTER | DIGIT | set(range(128, 256))
+CODE = set(b"[]_`{|}~;<>")
 OPERATOR = set(b"+-*/=^%")
 LATEX = set(b"\\$")
-COUNTED = [
-    *("bytes", "words", "word_bytes", "newlines", "lower", "upper", "digits", "stops", "questions", "code"),
-    *("indented", "operators", "latex", "arithmetic", "continuation", "latin", "alphabet", "symbol", "cjk"),
-    *("markers", "collisions"),
-]
+KEYWORDS = (b"def ", b"func", b"SELE")
+SALTS = ("tag", "tenant", "session", "language", "cross", "char", "word", "embedding")
 ALL_64 = (1 << 64) - 1
+NOT_A_NUMBER = float("nan")
 
 
 def as_bytes(text: str) -> bytes:
@@ -50,113 +56,194 @@ def log2p(x: float) -> float:
     return ((exponent - 1) + f) + 0.34375 * (f * (1.0 - f))
 
 
-def is_word_byte(b: int) -> bool:
-    return b in LOWER or b in UPPER or b in DIGIT or b >= 0x80
+def clip(value: float, limit: float) -> float:
+    return min(max(value, -limit), limit)
 
 
-def is_list_marker(line: bytes) -> bool:
-    """``- x``, ``* x``, ``+ x``, ``# x``, ``| x``, ``12. x``, ``3) x``, ``B) x``, ``(c) x``."""
-    rest = line
-    for _ in range(8):
-        if rest[:1] in (b" ", b"\t"):
-            rest = rest[1:]
-    if rest[:1] in (b"-", b"*", b"+", b"#", b"|"):
-        return rest[1:2] == b" "
-    if rest[:1] == b"(":
-        return len(rest) > 2 and (rest[1] in LOWER | UPPER | DIGIT) and rest[2] == ord(")")
-    if rest[:1] and rest[0] in LOWER | UPPER:
-        return rest[1:2] in (b".", b")")
+# -- what begins a line ---------------------------------------------------------------------------------
+
+
+def is_item(body: bytes) -> bool:
+    """A line without its indentation: ``- x``, ``* x``, ``+ x``, ``# x``, ``12. x``, ``3) x``."""
+    if body[:1] in (b"-", b"*", b"+", b"#"):
+        return len(body) > 1 and body[1] in BLANK
     digits = 0
-    while digits < 3 and digits < len(rest) and rest[digits] in DIGIT:
+    while digits < len(body) and body[digits] in DIGIT:
         digits += 1
-    return digits > 0 and rest[digits : digits + 1] in (b".", b")")
+    return digits > 0 and body[digits : digits + 1] in (b".", b")")
 
 
-def count(texts: list[bytes]) -> dict[str, int]:
-    """Everything that is counted, as exact integers, summed over the texts of one request."""
+def is_option(body: bytes) -> bool:
+    """``A. x``, ``b) x``, ``(c) x``, ``(4) x``."""
+    if body[:1] and body[0] in LETTER:
+        return body[1:2] in (b".", b")")
+    return body[:1] == b"(" and len(body) > 2 and body[1] in LETTER | DIGIT and body[2:3] == b")"
+
+
+def indentation(line: bytes) -> int:
+    spaces = 0
+    while spaces < len(line) and line[spaces] in BLANK:
+        spaces += 1
+    return spaces
+
+
+# -- what is counted ------------------------------------------------------------------------------------
+
+
+def beside(text: bytes, i: int, kind: set[int]) -> bool:
+    """Whether the byte before position i, or the one before a single blank, is of a kind."""
+    if i >= 1 and text[i - 1] in kind:
+        return True
+    return i >= 2 and text[i - 1] in BLANK and text[i - 2] in kind
+
+
+def fence_ends(text: bytes) -> list[int]:
+    """Positions of the third back-tick in every run of three or more."""
+    ends, run = [], 0
+    for i, b in enumerate(text):
+        run = run + 1 if b == ord("`") else 0
+        if run == 3:
+            ends.append(i)
+    return ends
+
+
+def quoted_bytes(text: bytes) -> int:
+    """Bytes in double quotes (the opening one counts), in fences, or in lines that begin with ``>``."""
+    ends, total, start = set(fence_ends(text)), 0, 0
+    in_quote = in_fence = False
+    cited: set[int] = set()
+    for line in text.split(b"\n"):
+        first = start + indentation(line)
+        if text[first : first + 1] == b">":
+            cited |= set(range(first, start + len(line)))
+        start += len(line) + 1
+    for i, b in enumerate(text):
+        in_quote ^= b == ord('"')
+        in_fence ^= i in ends
+        total += in_quote or in_fence or i in cited
+    return total
+
+
+def script_of(text: bytes, i: int) -> str | None:
+    """Script of the character whose UTF-8 form leads with byte i; None for what is no lead byte."""
+    b = text[i]
+    if b < 0xC0:
+        return None
+    if b in (0xC2, 0xE2) or b >= 0xEE:
+        return "symbols"
+    if 0xC3 <= b <= 0xC9:
+        return "latin"
+    if 0xD0 <= b <= 0xD4:
+        return "cyrillic"
+    if 0xD8 <= b <= 0xDB or b == 0xDD:
+        return "arabic"
+    if b >= 0xE3:
+        return "cjk"
+    if b == 0xE0 and text[i + 1] in (0xA4, 0xA5):
+        return "devanagari"
+    return "other"
+
+
+COUNTED = [
+    *("bytes", "words", "word_bytes", "lines", "digits", "upper", "lower", "signs", "questions", "code"),
+    *("keywords", "indented", "fences", "operators", "latex", "commands", "arithmetic", "items", "rows"),
+    *("pairs", "urls", "options", "quoted", "continued"),
+    *("latin", "cyrillic", "cjk", "arabic", "devanagari", "other", "symbols"),
+]
+
+
+def count(text: bytes) -> dict[str, int]:
+    """Everything that is counted in one text, as exact integers."""
     c = dict.fromkeys(COUNTED, 0)
-    grams: dict[int, int] = {}
-    for text in texts:
-        c["bytes"] += len(text)
-        last_four = [0, 0, 0, 0]
-        for i, b in enumerate(text):
-            before = text[i - 1] if i else ord("\n")  # a text starts on a line of its own
-            c["words"] += is_word_byte(b) and not is_word_byte(before)
-            c["word_bytes"] += is_word_byte(b)
-            c["newlines"] += b == ord("\n")
-            c["lower"] += b in LOWER
-            c["upper"] += b in UPPER
-            c["digits"] += b in DIGIT
-            c["stops"] += b in STOP
-            c["questions"] += b == ord("?")
-            c["code"] += b in CODE
-            c["indented"] += (
-                before == ord("\n") and (b < 0x20 or b == 0x7F or b == ord(" ")) and b != ord("\n")
-            )
-            c["operators"] += b in OPERATOR
-            c["latex"] += b in LATEX
-            c["arithmetic"] += (b in DIGIT and before in OPERATOR) or (b in OPERATOR and before in DIGIT)
-            c["continuation"] += 0x80 <= b < 0xC0
-            c["latin"] += 0xC0 <= b <= 0xC9
-            c["alphabet"] += 0xCA <= b <= 0xE1
-            c["symbol"] += b == 0xE2 or b >= 0xF0
-            c["cjk"] += 0xE3 <= b <= 0xEF
-            last_four = [*last_four[1:], b]
-            word = sum(value << (8 * place) for place, value in enumerate(last_four))
-            bucket = ((word * 0x9E3779B97F4A7C15) & ALL_64) >> 54
-            grams[bucket] = grams.get(bucket, 0) + 1
-        c["markers"] += sum(is_list_marker(line) for line in text.split(b"\n"))
-    c["collisions"] = sum(k * (k - 1) for k in grams.values())
+    c["bytes"] = len(text)
+    for i, b in enumerate(text):
+        before = text[i - 1] if i else None
+        c["words"] += b in WORD and before not in WORD
+        c["word_bytes"] += b in WORD
+        c["lines"] += b == ord("\n")
+        c["digits"] += b in DIGIT
+        c["upper"] += b in UPPER
+        c["lower"] += b in LOWER
+        c["signs"] += b not in SPACE and b not in WORD
+        c["questions"] += b == ord("?")
+        c["code"] += b in CODE
+        c["operators"] += b in OPERATOR
+        c["latex"] += b in LATEX
+        c["commands"] += b in LETTER and before == ord("\\")
+        c["arithmetic"] += (b in DIGIT and beside(text, i, OPERATOR)) or (
+            b in OPERATOR and beside(text, i, DIGIT)
+        )
+        c["continued"] += 0x80 <= b < 0xC0
+        script = script_of(text, i)
+        if script is not None:
+            c[script] += 1
+    for line in text.split(b"\n"):
+        spaces = indentation(line)
+        body = line[spaces:]
+        c["indented"] += spaces > 0
+        c["items"] += is_item(body)
+        c["options"] += is_option(body)
+        c["rows"] += body[:1] == b"|"
+        c["keywords"] += body.startswith(KEYWORDS)
+    c["fences"] = len(fence_ends(text))
+    c["pairs"] = text.count(b'":')
+    c["urls"] = text.count(b"://")
+    c["questions"] += text.count("？".encode()) + text.count("؟".encode())
+    c["quoted"] = quoted_bytes(text)
     return c
 
 
-def raw_statistics(texts: list[bytes], turns: int) -> dict[str, float]:
-    """Every statistic before centring and scaling, by column name."""
-    c = count(texts)
-    n = c["bytes"]
-    leads = c["latin"] + c["alphabet"] + c["symbol"] + c["cjk"]
-    characters = n - c["continuation"]
-    pairs = n * (n - 1)
-
-    def share(part: int, whole: int) -> float:
-        return math.sqrt(part / whole) if whole else 0.0
-
-    return {
-        "log_bytes": log2p(n),
-        "word_length": log2p(c["word_bytes"] / c["words"]) if c["words"] else 0.0,
-        "lines": log2p(c["newlines"]),
-        "digits": share(c["digits"], n),
-        "upper": share(c["upper"], n),
-        "punctuation": share(c["stops"], n),
-        "questions": log2p(c["questions"]),
-        "code": share(c["code"], n),
-        "indentation": log2p(c["indented"]),
-        "maths": share(c["operators"] + c["latex"], n),
-        "arithmetic": log2p(c["arithmetic"]),
-        "non_ascii": share(leads, characters),
-        "other_script": share(c["alphabet"] + c["cjk"], characters),
-        "lists": log2p(c["markers"]),
-        "repetition": log2p(1024.0 * c["collisions"] / pairs) if pairs else 0.0,
-        "turns": log2p(max(turns, 1) - 1),
-    }
-
-
-def estimate_tokens(texts: list[bytes]) -> float:
-    c = count(texts)
-    signs = c["stops"] + c["questions"] + c["code"] + c["operators"] + c["latex"]
+def tokens_of(c: dict[str, int]) -> float:
     counted = {
         "text": 1,
         "words": c["words"],
         "letters": c["lower"] + c["upper"],
         "digits": c["digits"],
-        "signs": signs,
-        "newlines": c["newlines"],
+        "signs": c["signs"],
+        "newlines": c["lines"],
         "latin": c["latin"],
-        "alphabet": c["alphabet"],
-        "symbol": c["symbol"],
+        "alphabet": c["cyrillic"] + c["arabic"] + c["devanagari"] + c["other"],
+        "symbol": c["symbols"],
         "cjk": c["cjk"],
     }
     return float(sum(TOKEN_WEIGHTS[name] * counted[name] for name in counted))
+
+
+def raw_numbers(c: dict[str, int], squares: int, grams: int) -> dict[str, float]:
+    """Statistics and scripts before centring and scaling."""
+    per_byte = max(c["bytes"], 1)
+    ascii_letters = c["lower"] + c["upper"]
+    scripts = ("latin", "cyrillic", "cjk", "arabic", "devanagari", "other")
+    letters = max(ascii_letters + sum(c[script] for script in scripts), 1)
+    raw = {
+        "log_bytes": log2p(c["bytes"]),
+        "log_words": log2p(c["words"]),
+        "log_tokens": log2p(tokens_of(c)),
+        "word_length": log2p(c["word_bytes"] / max(c["words"], 1)),
+        "digits": math.sqrt(c["digits"] / per_byte),
+        "upper": math.sqrt(c["upper"] / per_byte),
+        "punctuation": math.sqrt((c["signs"] - c["code"] - c["operators"] - c["latex"]) / per_byte),
+        "code": math.sqrt(c["code"] / per_byte),
+        "maths": math.sqrt((c["operators"] + c["latex"]) / per_byte),
+        "quoted": math.sqrt(c["quoted"] / per_byte),
+        "repetition": log2p(squares / max(grams, 1)),
+        "symbols": math.sqrt(c["symbols"] / max(c["bytes"] - c["continued"], 1)),
+    }
+    logs = {
+        "indentation": "indented",
+        "latex": "commands",
+        "lists": "items",
+        "tables": "rows",
+        "json": "pairs",
+    }
+    same = ("lines", "questions", "keywords", "fences", "arithmetic", "urls", "options")
+    logs |= dict(zip(same, same, strict=True))
+    raw |= {name: log2p(c[source]) for name, source in logs.items()}
+    raw |= {script: c[script] / letters for script in scripts}
+    return raw | {"latin": (letters - sum(c[script] for script in scripts[1:])) / letters}
+
+
+# -- hashing --------------------------------------------------------------------------------------------
 
 
 def mix64(h: int) -> int:
@@ -166,52 +253,251 @@ def mix64(h: int) -> int:
     return h ^ (h >> 31)
 
 
-def hashed(text: str, seed: int, salt: int, columns: int) -> tuple[int, int]:
-    """Column and sign of one name: FNV-1a 64 from a seeded basis, finished by splitmix64."""
-    h = 0xCBF29CE484222325 ^ mix64((seed + salt * 0x9E3779B97F4A7C15) & ALL_64)
-    for b in as_bytes(text):
+def basis(seed: int, block: str) -> int:
+    salt = SALTS.index(block) + 1
+    return 0xCBF29CE484222325 ^ mix64((seed + salt * 0x9E3779B97F4A7C15) & ALL_64)
+
+
+def fnv(h: int, data: bytes) -> int:
+    for b in data:
         h = ((h ^ b) * 0x100000001B3) & ALL_64
-    h = mix64(h)
+    return h
+
+
+def place(h: int, columns: int) -> tuple[int, int]:
+    """Column and sign of a mixed hash."""
     return ((h >> 32) * columns) >> 32, (-1 if h & 1 else 1)
 
 
-def clip(value: float, limit: float) -> float:
-    return min(max(value, -limit), limit)
+def hashed(text: str, seed: int, block: str, columns: int) -> tuple[int, int]:
+    """Column and sign of one name."""
+    return place(mix64(fnv(basis(seed, block), as_bytes(text))), columns)
 
 
-def texts_of(request: Any) -> tuple[list[bytes] | None, int]:
-    """The texts of a request and its turns; None when it has no text at all."""
+def folded(text: bytes) -> bytes:
+    """Small ASCII letters; every byte up to the space is a space."""
+    return bytes(32 if b < 32 else b + 32 if b in UPPER else b for b in text)
+
+
+def character_grams(text: bytes) -> list[bytes]:
+    """3- to 5-grams within a word and one space on either side."""
+    grams = []
+    for word in folded(text).split(b" "):
+        if word:
+            padded = b" " + word + b" "
+            grams += [padded[i : i + n] for n in (3, 4, 5) for i in range(len(padded) - n + 1)]
+    return grams
+
+
+def gram_keys(seed: int) -> list[int]:
+    return [(mix64((seed + (16 + i) * 0x9E3779B97F4A7C15) & ALL_64) & 0xFFFF) | 1 for i in range(6)]
+
+
+def gram_place(gram: bytes, keys: list[int]) -> tuple[int, int]:
+    """One of 64 columns, and a sign: multilinear hashing of the bytes, the last one first."""
+    h = keys[5]
+    for key, b in zip(keys, reversed(gram), strict=False):
+        h += key * b
+    h &= 0xFFFF
+    return h >> 10, (-1 if h & 0x200 else 1)
+
+
+def word_hashes(text: bytes, seed: int) -> list[int]:
+    """Hashes of the words and of the pairs of neighbouring words."""
+    words = "".join(chr(b) if b in WORD else " " for b in folded(text)).split(" ")
+    plain = [fnv(basis(seed, "word"), word.encode("latin-1")) for word in words if word]
+    pairs = [((a * 0x9E3779B97F4A7C15) & ALL_64) ^ b for a, b in itertools.pairwise(plain)]
+    return [mix64(h) for h in [*plain, *pairs]]
+
+
+# -- blocks ---------------------------------------------------------------------------------------------
+
+
+def names_block(names: list[Any], seed: int, block: str, columns: int, factor: float) -> list[float]:
+    names = [name for name in names if isinstance(name, str)]
+    sums = [0] * columns
+    for name in names:
+        if columns:
+            column, sign = hashed(name, seed, block, columns)
+            sums[column] += sign
+    return [clip(k / math.sqrt(max(len(names), 1)), TAG_CLIP) * factor for k in sums]
+
+
+def unit(sums: list[int], factor: float) -> list[float]:
+    squares = sum(k * k for k in sums)
+    scale = factor / math.sqrt(squares) if squares else 0.0
+    return [k * scale for k in sums]
+
+
+def scaled(
+    raw: dict[str, float], table: Any, width: int, block: str, fitted: Any, factor: float
+) -> list[float]:
+    x = []
+    for name, *fixed in table[:width]:
+        centre, gain = fitted.get(f"{block}.{name}", fixed)
+        x.append(clip((raw[name] - centre) * gain, CLIP) * factor)
+    return x
+
+
+def number(value: Any) -> float:
+    try:
+        return float(value) if not isinstance(value, str | bytes) else NOT_A_NUMBER
+    except (TypeError, OverflowError):
+        return NOT_A_NUMBER
+
+
+def embedding_block(spec: Any, values: Any, factor: float) -> list[float]:
+    m, nothing = spec.embedding, [0.0] * spec.embedding
+    if not m or not values:
+        return nothing
+    values = [number(value) for value in values]
+    fitted = spec.fitted if spec.fitted and spec.fitted.components else None
+    squares = 0.0
+    for value in values:
+        squares += value * value
+    if not 0.0 < squares < math.inf or (fitted and len(fitted.mean) != len(values)):
+        return nothing
+    y = [0.0] * m
+    for j, value in enumerate(values):
+        if fitted:
+            for c in range(m):
+                y[c] += value * fitted.components[c][j]
+        else:
+            sign = -1.0 if mix64(basis(spec.seed, "embedding") ^ j) & 1 else 1.0
+            y[j % m] += sign * value
+    norm = 0.0
+    for c in range(m):
+        y[c] /= math.sqrt(squares)
+        if fitted:
+            offset = 0.0
+            for mean, weight in zip(fitted.mean, fitted.components[c], strict=True):
+                offset += mean * weight
+            y[c] -= offset
+        norm += y[c] * y[c]
+    shrink = 2.0 / math.sqrt(norm) if norm > 4.0 else 1.0
+    return [value * shrink * factor for value in y]
+
+
+def context_block(spec: Any, values: Any, factor: float) -> list[float]:
+    x = [0.0] * spec.context
+    fitted = spec.fitted.scales if spec.fitted else {}
+    for j, value in enumerate(list(values or ())[: spec.context]):
+        centre, gain = fitted.get(f"context.{j}", (0.0, 1.0))
+        scaled_value = (number(value) - centre) * gain
+        if not math.isnan(scaled_value):
+            x[j] = clip(scaled_value, CLIP) * factor
+    return x
+
+
+HALF = [
+    *(1.0, (math.sqrt(6) + math.sqrt(2)) / 4, math.sqrt(3) / 2, math.sqrt(2) / 2, 0.5),
+    *((math.sqrt(6) - math.sqrt(2)) / 4, 0.0),
+]
+
+
+def cosine(hour: int) -> float:
+    """Cosine of an hour of the day."""
+    hour = min(hour % 24, 24 - hour % 24)
+    return HALF[hour] if hour <= 6 else -HALF[12 - hour]
+
+
+def as_count(value: Any) -> int:
+    """A whole number that fits 64 bits, else -1."""
+    return value if isinstance(value, int) and -(2**63) <= value < 2**63 else -1
+
+
+def texts_of(request: Any) -> tuple[list[tuple[str, bytes]] | None, bool]:
+    """Role and bytes of the texts of a request, None when it has none; and whether it is a chat."""
     if request.prompt is not None:
-        return [as_bytes(request.prompt)], 1
+        return [("", as_bytes(request.prompt))], False
     if request.messages is not None:
-        turns = sum(m.role not in ("system", "developer") for m in request.messages)
-        return [as_bytes(m.content) for m in request.messages], turns
-    return None, 0
+        return [
+            (m.role, as_bytes(m.content) if isinstance(m.content, str) else b"") for m in request.messages
+        ], True
+    return None, False
+
+
+def chat_numbers(texts: list[tuple[str, bytes]]) -> dict[str, float]:
+    silent = ("system", "developer")
+    users = [len(text) for role, text in texts if role == "user"]
+    return {
+        "turns": log2p(max(sum(role not in silent for role, _ in texts), 1) - 1),
+        "replies": log2p(sum(role == "assistant" for role, _ in texts)),
+        "others": log2p(sum(role not in (*silent, "user", "assistant") for role, _ in texts)),
+        "last_user": log2p(users[-1] if users else 0),
+        "system": log2p(sum(len(text) for role, text in texts if role in silent)),
+    }
 
 
 def encode(spec: Any, request: Any) -> tuple[list[float], float]:
-    """The context of one request and its input-token estimate."""
-    scales = block_scales(spec)
-    tags = [0] * spec.tags
-    tenant = [0] * spec.tenant
-    if spec.tags:
-        for tag in request.tags:
-            column, sign = hashed(tag, spec.seed, 1, spec.tags)
-            tags[column] += sign
-    if spec.tenant and request.tenant is not None:
-        column, sign = hashed(request.tenant, spec.seed, 2, spec.tenant)
-        tenant[column] = sign
+    """The context of one request and its input tokens."""
+    factor, seed = block_scales(spec), spec.seed
+    fitted = spec.fitted.scales if spec.fitted else {}
+    texts, is_chat = texts_of(request)
+    c = dict.fromkeys(COUNTED, 0)
+    grams: list[bytes] = []
+    words: list[int] = []
+    for _, text in texts or []:
+        for name, value in count(text).items():
+            c[name] += value
+        grams += character_grams(text)
+        words += word_hashes(text, seed) if spec.words else []
+    columns, keys = [0] * 64, gram_keys(seed)
+    for gram in grams:
+        column, sign = gram_place(gram, keys)
+        columns[column] += sign
+    estimate = tokens_of(c)
+    counted = as_count(request.input_tokens)
+    tokens = float(counted) if 0 <= counted < 2**53 else estimate
+    session, language = getattr(request, "session_id", None), getattr(request, "language", None)
+    hour = getattr(request, "hour", None)
+    tags = list(request.tags or ())
+    known = {
+        "tag": tags[0] if tags else None,
+        "tenant": request.tenant,
+        "session": session,
+        "language": language,
+        "hour": None if hour is None else str(hour),
+    }
+    pairs = [(known[a], known[b]) for a, b in spec.crosses]
+    crossed = [f"{a}\x1f{b}" for a, b in pairs if a is not None and b is not None]
+    widths = {block: spec.width(block) for block in BLOCK_FIELDS}
     x = [1.0]
-    x += [clip(k / math.sqrt(max(len(request.tags), 1)), TAG_CLIP) * scales["tag"] for k in tags]
-    x += [k * scales["tenant"] for k in tenant]
-    texts, turns = texts_of(request)
+    for block, names in (("tag", tags), ("tenant", [request.tenant]), ("session", [session])):
+        x += names_block(names, seed, block, widths[block], factor[block])
+    x += names_block([language], seed, "language", spec.language, factor["language"])
+    if spec.hour:
+        good = 0 <= as_count(hour) < 24
+        x += [cosine(hour) * factor["hour"], cosine(hour + 18) * factor["hour"]] if good else [0.0, 0.0]
+    x += names_block(crossed, seed, "cross", spec.cross, factor["cross"])
+    asked = as_count(getattr(request, "max_output_tokens", None))
+    numbers = {
+        "input_tokens": log2p(float(counted) if counted >= 0 else estimate),
+        "max_output_tokens": log2p(max(asked, 0)),
+    }
+    numeric = scaled(numbers, NUMERIC_TABLE, spec.numeric, "numeric", fitted, factor["numeric"])
+    there = [counted >= 0 or texts is not None, asked >= 0]
+    x += [value if present else 0.0 for value, present in zip(numeric, there, strict=False)]
     if texts is None:
-        x += [0.0] * spec.statistics
+        x += [0.0] * sum(widths[block] for block in ("stat", "script", "chat", "char", "word"))
     else:
-        raw = raw_statistics(texts, turns)
-        for name, centre, gain in STATISTICS_TABLE[: spec.statistics]:
-            x.append(clip((raw[name] - centre) * gain, STATISTICS_CLIP) * scales["stat"])
-    tokens = estimate_tokens(texts or [])
-    if request.input_tokens is not None and 0 <= request.input_tokens < 2**53:
-        tokens = float(request.input_tokens)
+        raw = raw_numbers(c, sum(k * k for k in columns), len(grams))
+        x += scaled(raw, STATISTICS_TABLE, spec.statistics, "stat", fitted, factor["stat"])
+        x += scaled(raw, SCRIPT_TABLE, spec.scripts, "script", fitted, factor["script"])
+        chat = chat_numbers(texts)
+        shown = is_chat and any(role not in ("system", "developer") or text for role, text in texts)
+        shape = scaled(chat, CHAT_TABLE, spec.chat, "chat", fitted, factor["chat"])
+        x += shape if shown else [0.0] * spec.chat
+        chars = [0] * spec.chars
+        for column, value in enumerate(columns):
+            if spec.chars:
+                chars[(column * spec.chars) >> 6] += value
+        x += unit(chars, factor["char"])
+        sums = [0] * spec.words
+        for h in words:
+            column, sign = place(h, spec.words)
+            sums[column] += sign
+        x += unit(sums, factor["word"])
+    x += embedding_block(spec, getattr(request, "embedding", None), factor["embedding"])
+    x += context_block(spec, getattr(request, "context", None), factor["context"])
     return [float32(value) for value in x], tokens

@@ -5,7 +5,7 @@ The package stands alone (numpy and numba only) and needs no router:
 >>> from types import SimpleNamespace
 >>> spec = FeatureSpec(seed=7)
 >>> request = SimpleNamespace(
-...     prompt="What is 2 + 2?", messages=None, tenant=None, tags=["maths"], context=None, input_tokens=None
+...     prompt="What is 2 + 2?", messages=None, tenant=None, tags=["maths"], input_tokens=None
 ... )
 >>> x = Encoder(spec).encode(request)
 >>> x.shape, x.dtype, float(x[0])
@@ -13,7 +13,9 @@ The package stands alone (numpy and numba only) and needs no router:
 """
 
 from .encoder import Encoder
+from .fitted import Fitted
 from .protocol import Message, RequestLike
 from .spec import Block, FeatureSpec
+from .tokens import TokenRatio
 
-__all__ = ["Block", "Encoder", "FeatureSpec", "Message", "RequestLike"]
+__all__ = ["Block", "Encoder", "FeatureSpec", "Fitted", "Message", "RequestLike", "TokenRatio"]

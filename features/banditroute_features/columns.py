@@ -13,46 +13,82 @@ from typing import Final, Protocol
 
 __all__ = [
     "ALGORITHM_VERSION",
-    "STATISTICS_CLIP",
+    "BLOCK_FIELDS",
+    "CHAT_TABLE",
+    "CLIP",
+    "HOURS",
+    "NUMERIC_TABLE",
+    "SCRIPT_TABLE",
     "STATISTICS_TABLE",
     "TAG_CLIP",
     "TOKEN_WEIGHTS",
     "block_scales",
 ]
 
-ALGORITHM_VERSION: Final = 1
+ALGORITHM_VERSION: Final = 2
 """Part of every ``spec_id``; contexts of two versions never meet in one posterior."""
 
-STATISTICS_TABLE: Final[tuple[tuple[str, float, float], ...]] = (
-    ("log_bytes", 8.25, 0.75),
-    ("word_length", 2.4, 4.5),
-    ("lines", 1.6, 0.75),
-    ("digits", 0.1, 10.0),
-    ("upper", 0.18, 15.0),
-    ("punctuation", 0.18, 16.0),
-    ("questions", 0.8, 2.0),
-    ("code", 0.03, 15.0),
-    ("indentation", 0.45, 1.0),
-    ("maths", 0.06, 11.0),
-    ("arithmetic", 0.3, 1.3),
-    ("non_ascii", 0.0, 4.0),
-    ("other_script", 0.0, 3.0),
-    ("lists", 1.0, 0.9),
-    ("repetition", 2.0, 1.8),
-    ("turns", 0.0, 0.7),
-)
-"""Name, centre and gain of every statistic, most general first: ``clip((raw - centre) * gain)``.
+Table = tuple[tuple[str, float, float], ...]
 
-Centre and 1/gain are about the mean and the standard deviation over ordinary prompts. Statistics that are
-nearly constant there (other scripts, chats) get a gain that brings the plain case just to the clip: a gain
-fitted to their tiny spread would cut everything between a single accent and a whole other script.
+STATISTICS_TABLE: Final[Table] = (
+    ("log_tokens", 6.1, 1.0),
+    ("indentation", 0.45, 1.0),
+    ("questions", 0.8, 2.0),
+    ("maths", 0.06, 11.0),
+    ("punctuation", 0.19, 18.0),
+    ("lines", 1.6, 0.72),
+    ("upper", 0.175, 17.0),
+    ("digits", 0.1, 10.0),
+    ("code", 0.03, 15.0),
+    ("log_bytes", 8.0, 0.9),
+    ("options", 0.5, 1.0),
+    ("lists", 0.2, 1.5),
+    ("word_length", 2.4, 4.5),
+    ("arithmetic", 0.4, 1.2),
+    ("latex", 0.1, 1.5),
+    ("quoted", 0.1, 5.0),
+    ("log_words", 5.6, 1.0),
+    ("keywords", 0.1, 2.5),
+    ("repetition", 1.6, 2.2),
+    ("fences", 0.0, 1.5),
+    ("tables", 0.0, 0.7),
+    ("json", 0.0, 0.7),
+    ("urls", 0.0, 2.0),
+)
+"""Name, centre and gain of every statistic, most useful first: ``clip((raw - centre) * gain)``.
+
+Centre and 1/gain are about the mean and the standard deviation over ordinary prompts. What is nearly constant
+there gets a gain that fits the case where it is not.
 """
 
-STATISTICS_CLIP: Final = 3.0
-"""Standard deviations at which a statistic is cut."""
+SCRIPT_TABLE: Final[Table] = (
+    ("latin", 1.0, 1.5),
+    ("cjk", 0.0, 1.5),
+    ("cyrillic", 0.0, 1.5),
+    ("arabic", 0.0, 1.5),
+    ("devanagari", 0.0, 1.5),
+    ("other", 0.0, 1.5),
+    ("symbols", 0.0, 4.0),
+)
+"""As above: shares among all letters, so that plain English is zeros, and of symbols among all characters."""
+
+CHAT_TABLE: Final[Table] = (
+    ("turns", 0.0, 0.7),
+    ("last_user", 7.0, 0.5),
+    ("system", 5.0, 0.4),
+    ("replies", 0.0, 0.7),
+    ("others", 0.0, 0.7),
+)
+"""As above, for requests with `messages`."""
+
+NUMERIC_TABLE: Final[Table] = (("input_tokens", 7.0, 0.5), ("max_output_tokens", 9.0, 0.5))
+"""As above, for the numeric fields, after log2(1 + number)."""
+
+CLIP: Final = 3.0
+"""Where a scaled column is cut, in standard deviations."""
 
 TAG_CLIP: Final = 2.0
-"""Where a tag column is cut; only a repeated tag, or more than four that collide, can get there."""
+"""Where a column of names is cut; only a repeated name, or more than four that collide, can get there."""
 
 TOKEN_WEIGHTS: Final[Mapping[str, float]] = MappingProxyType(
     {
@@ -73,31 +109,59 @@ TOKEN_WEIGHTS: Final[Mapping[str, float]] = MappingProxyType(
 ``text`` is counted once per request, ``latin`` … ``cjk`` once per non-ASCII character of that kind.
 """
 
-_SHARES: Final[Mapping[str, float]] = MappingProxyType({"tag": 0.45, "tenant": 0.1, "stat": 0.45})
 
-_STATISTICS_NORM: Final = 0.7  # mean square of a standardised statistic over ordinary prompts
+def _hours() -> tuple[float, ...]:
+    """Return the cosine of 24 hours, from square roots: the cosines of C libraries differ."""
+    six, two = math.sqrt(6.0), math.sqrt(2.0)
+    first = [1.0, (six + two) / 4, math.sqrt(3.0) / 2, two / 2, 0.5, (six - two) / 4, 0.0]
+    half = first + [-c for c in first[-2::-1]]
+    return tuple(half + half[-2:0:-1])
+
+
+HOURS: Final = _hours()
+"""Cosine of every hour of the day; the sine is the cosine six hours earlier."""
+
+BLOCK_FIELDS: Final[Mapping[str, tuple[str, float]]] = MappingProxyType(
+    {
+        "tag": ("tags", 0.45),
+        "tenant": ("tenant", 0.1),
+        "session": ("session", 0.1),
+        "language": ("language", 0.1),
+        "hour": ("hour", 0.1),
+        "cross": ("cross", 0.2),
+        "numeric": ("numeric", 0.1),
+        "stat": ("statistics", 0.45),
+        "script": ("scripts", 0.05),
+        "chat": ("chat", 0.15),
+        "char": ("chars", 0.3),
+        "word": ("words", 0.2),
+        "embedding": ("embedding", 0.45),
+        "context": ("context", 0.45),
+    }
+)
+"""Block to field of the spec and to its share of the norm, in the order of the columns."""
+
+# Squared norm of a block per column before its factor, over ordinary requests; of the others it is 1 in all.
+_PER_COLUMN: Final = MappingProxyType(
+    {"numeric": 1.0, "stat": 0.7, "script": 0.3, "chat": 0.7, "context": 1.0}
+)
 
 
 class _Sizes(Protocol):
-    @property
-    def tags(self) -> int: ...
-    @property
-    def tenant(self) -> int: ...
-    @property
-    def statistics(self) -> int: ...
+    def width(self, block: str) -> int: ...
 
 
 def block_scales(sizes: _Sizes) -> dict[str, float]:
     """Return the factor of every block, so that E|z|^2 is about 1 over the blocks together.
 
-    z is the context without its intercept. Before this factor the squared norm of tags and of the tenant is
-    about 1 and that of the statistics 0.7 times their number: on plain English prompts some stand still. A
+    z is the context without its intercept. Before this factor the squared norm of tags, tenant and hashed
+    text is 1, that of the statistics 0.7 times their number: on plain English prompts some stand still. A
     block that is switched off leaves its share to the others.
 
     Parameters
     ----------
     sizes
-        Anything with the column counts `tags`, `tenant` and `statistics`.
+        A spec, or anything that tells the `width` of a block.
 
     Returns
     -------
@@ -107,13 +171,14 @@ def block_scales(sizes: _Sizes) -> dict[str, float]:
     Examples
     --------
     >>> from banditroute_features import FeatureSpec
-    >>> block_scales(FeatureSpec(tags=8, tenant=0, statistics=0))
-    {'tag': 1.0, 'tenant': 0.0, 'stat': 0.0}
+    >>> scales = block_scales(FeatureSpec(tags=8, tenant=0, statistics=0, scripts=0))
+    >>> scales["tag"], scales["stat"]
+    (1.0, 0.0)
     """
-    columns = {"tag": sizes.tags, "tenant": sizes.tenant, "stat": sizes.statistics}
-    total = sum(_SHARES[name] for name, width in columns.items() if width)
-    squared_norm = {"tag": 1.0, "tenant": 1.0, "stat": _STATISTICS_NORM * sizes.statistics}
-    return {
-        name: math.sqrt(_SHARES[name] / (total * squared_norm[name])) if width else 0.0
-        for name, width in columns.items()
-    }
+    widths = {block: sizes.width(block) for block in BLOCK_FIELDS}
+    total = sum(share for block, (_, share) in BLOCK_FIELDS.items() if widths[block])
+    scales = {}
+    for block, (_, share) in BLOCK_FIELDS.items():
+        norm = _PER_COLUMN[block] * widths[block] if block in _PER_COLUMN else 1.0
+        scales[block] = math.sqrt(share / (total * norm)) if widths[block] else 0.0
+    return scales

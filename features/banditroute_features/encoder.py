@@ -9,25 +9,39 @@ import numpy as np
 import numpy.typing as npt
 
 from . import _kernels
-from .columns import STATISTICS_CLIP, STATISTICS_TABLE, TAG_CLIP, TOKEN_WEIGHTS, block_scales
-from .protocol import RequestLike
+from . import _kernels_layout as layout
+from .columns import (
+    CHAT_TABLE,
+    CLIP,
+    HOURS,
+    NUMERIC_TABLE,
+    SCRIPT_TABLE,
+    STATISTICS_TABLE,
+    TAG_CLIP,
+    TOKEN_WEIGHTS,
+    block_scales,
+)
+from .protocol import Message, RequestLike
 from .spec import FeatureSpec
 
 __all__ = ["Encoder"]
 
-_FLUSH_BYTES: Final = 1 << 20  # bounds the copy of a batch's text; results do not depend on it
-_MAX_TOKENS: Final = 2**53  # beyond it float64 has no whole numbers left
+_AT_ONCE: Final = 256  # requests per run of the kernel; results do not depend on it
+_SHORT: Final = 5  # objects per request when only the always-read attributes count
+_MAX_CONTEXT: Final = 256
 _FLOAT32: Final = np.dtype(np.float32)
 _FLOAT64: Final = np.dtype(np.float64)
 _U64: Final = (1 << 64) - 1
-_SILENT: Final = frozenset({"system", "developer"})  # roles that are no turns
+_ROLES: Final = {"system": "s", "developer": "s", "user": "u", "assistant": "a"}
+_HASHED: Final = ("tag", "tenant", "session", "language", "cross", "char", "word", "embedding")
+_EXTENDED: Final = ("session", "language", "hour", "cross", "numeric", "embedding", "context")
 
 
 class Encoder:
     """Turns requests into contexts of one spec.
 
-    It holds no state but the spec and constants derived from it: one encoder may be shared by threads, and
-    the context of a request does not depend on its neighbours in a batch.
+    It may be shared by threads, and the context of a request does not depend on its neighbours in a batch. It
+    keeps its workspace and nothing of a request.
 
     Parameters
     ----------
@@ -36,25 +50,30 @@ class Encoder:
 
     Notes
     -----
-    Tags and tenants are hashed by FNV-1a 64 over their UTF-8 bytes, started from
-    ``0xcbf29ce484222325 ^ mix64(seed + salt * 0x9e3779b97f4a7c15)`` with salt 1 for tags and 2 for tenants
-    and finished by ``mix64``, the finaliser of splitmix64; the sign is minus where the lowest bit is set, the
-    column is ``((h >> 32) * columns) >> 32``.
+    Names (tags, tenant, session, language, crosses) are hashed by FNV-1a 64 over their UTF-8 bytes, started
+    from ``0xcbf29ce484222325 ^ mix64(seed + salt * 0x9e3779b97f4a7c15)`` with a salt per block and finished
+    by ``mix64``, the finaliser of splitmix64; the sign is minus where the lowest bit is set, the column is
+    ``((h >> 32) * columns) >> 32``.
 
-    A request without any text (no `prompt` and no `messages`) has zeros for statistics, one without tags or
-    tenant zeros in those blocks. Lone surrogates are encoded as three bytes each.
+    Character n-grams are those of three to five UTF-8 bytes, ASCII in small letters, within a word and one
+    space on either side (a word ends at any byte up to the space). The hash of b[0] … b[n-1], last byte
+    first, is ``h = (k[5] + k[0] b[n-1] + k[1] b[n-2] + …) mod 2**16`` with odd 16-bit keys from the seed
+    (multilinear hashing: Lemire and Kaser, The Computer Journal 57, 2014); the column is
+    ``((h >> 10) * columns) >> 6``, the sign is minus where bit 9 of h is set.
+
+    A request without any text (no `prompt` and no `messages`) has zeros for what is said of the text, one
+    without tags or tenant zeros in those blocks. Lone surrogates are encoded as three bytes each.
     """
 
     def __init__(self, spec: FeatureSpec) -> None:
-        scales = block_scales(spec)
-        numbers = [scales["tag"], scales["tenant"], scales["stat"], TAG_CLIP, STATISTICS_CLIP]
-        numbers += TOKEN_WEIGHTS.values()
-        for _, centre, gain in STATISTICS_TABLE:
-            numbers += [centre, gain]
         self._spec = spec
         self._d = spec.d
-        self._numbers = np.array(numbers, np.float64)
-        self._bases = [_basis(spec.seed, 1), _basis(spec.seed, 2)]
+        self._stride = layout.SLOTS if any(map(spec.width, _EXTENDED)) else _SHORT
+        self._plan = _plan(spec)
+        self._numbers = _numbers(spec)
+        self._projection = _projection(spec)
+        self._spare: list[_Workspace] = []
+        self._nothing: list[Any] = [None] * (_AT_ONCE * layout.SLOTS)
 
     @property
     def spec(self) -> FeatureSpec:
@@ -86,12 +105,22 @@ class Encoder:
             request raises.
         """
         n = len(requests)
-        _check("out", out, _FLOAT32, (n, self._d))
-        if tokens is None:
-            tokens = np.empty(n, np.float64)
-        else:
-            _check("tokens", tokens, _FLOAT64, (n,))
-        self._encode(requests, out, tokens)
+        tokens = self._checked(n, out, tokens)
+        work = self._spare.pop() if self._spare else _Workspace(self._spec.seed)
+        slots, stride = work.slots, self._stride
+        try:
+            if n <= _AT_ONCE:
+                self._gather(requests, slots)
+                self._run(slots, stride, work, out, tokens)
+            else:
+                for start in range(0, n, _AT_ONCE):
+                    part = slice(start, start + _AT_ONCE)
+                    self._gather(requests[part], slots)
+                    self._run(slots, stride, work, out[part], tokens[part])
+        finally:
+            used = min(n, _AT_ONCE) * stride
+            slots[:used] = self._nothing[:used]  # no text is kept
+            self._spare.append(work)
 
     def encode(self, request: RequestLike) -> npt.NDArray[np.float32]:
         """Return the context of one request: float32, shape (d,), equal to its row of any batch.
@@ -99,83 +128,183 @@ class Encoder:
         Examples
         --------
         >>> from types import SimpleNamespace
-        >>> request = SimpleNamespace(
-        ...     prompt=None, messages=None, tenant="acme", tags=[], context=None, input_tokens=None
-        ... )
-        >>> Encoder(FeatureSpec(tags=0, tenant=1, statistics=0)).encode(request).tolist()
+        >>> request = SimpleNamespace(prompt=None, messages=None, tenant="acme", tags=[], input_tokens=None)
+        >>> Encoder(FeatureSpec(tags=0, tenant=1, statistics=0, scripts=0)).encode(request).tolist()
         [1.0, 1.0]
         """
         out = np.empty((1, self._d), np.float32)
-        self._encode((request,), out, np.empty(1, np.float64))
+        work = self._spare.pop() if self._spare else _Workspace(self._spec.seed)
+        try:
+            self._gather((request,), work.slots)
+            self._run(work.slots, self._stride, work, out, work.tokens)
+        finally:
+            work.slots[: self._stride] = self._nothing[: self._stride]
+            self._spare.append(work)
         row: npt.NDArray[np.float32] = out[0]
         return row
 
-    def _encode(
+    def encode_prompts(
         self,
-        requests: Sequence[RequestLike],
+        prompts: Sequence[str],
         out: npt.NDArray[np.float32],
-        tokens: npt.NDArray[np.float64],
+        tokens: npt.NDArray[np.float64] | None = None,
     ) -> None:
-        """Gather bytes and numbers of the requests, and run the kernel whenever enough text has piled up."""
-        pieces: list[bytes] = []
-        fields: list[int] = []
-        put = pieces.append
-        start = size = 0
-        for i, request in enumerate(requests):
-            prompt = request.prompt
-            if prompt is not None:
-                text = prompt.encode("utf-8", "surrogatepass")
-                size += len(text)
-                put(text)
-                texts = turns = 1
-            elif (messages := request.messages) is not None:
-                texts, turns = len(messages), 0
-                for message in messages:
-                    text = message.content.encode("utf-8", "surrogatepass")
-                    size += len(text)
-                    put(text)
-                    turns += message.role not in _SILENT
-            else:
-                texts, turns = -1, 0
-            tags, tenant, counted = request.tags, request.tenant, request.input_tokens
-            names = 2 * len(tags)
-            for tag in tags:
-                put(tag.encode("utf-8", "surrogatepass"))
-            if tenant is not None:
-                put(tenant.encode("utf-8", "surrogatepass"))
-                names += 1
-            if counted is None or not 0 <= counted < _MAX_TOKENS:
-                counted = -1
-            fields += (texts, turns, names, counted)
-            if size >= _FLUSH_BYTES:
-                self._run(pieces, fields, out[start : i + 1], tokens[start : i + 1])
-                pieces.clear()
-                fields.clear()
-                start, size = i + 1, 0
-        if start < len(requests):
-            rest = slice(start, None)
-            self._run(pieces, fields, out[rest] if start else out, tokens[rest] if start else tokens)
+        """Write the contexts of requests that are nothing but a prompt; as `encode_batch`, and faster.
 
-    def _run(
-        self,
-        pieces: list[bytes],
-        fields: list[int],
-        out: npt.NDArray[np.float32],
-        tokens: npt.NDArray[np.float64],
-    ) -> None:
-        """Hand requests to the kernel as one run of bytes and one of numbers."""
-        put_together = pieces[0] if len(pieces) == 1 else b"".join(pieces)
-        data = np.frombuffer(put_together or b"\0", np.uint8)  # numpy refuses an empty buffer
-        meta = np.array([*self._bases, *fields, *map(len, pieces)], np.int64)
-        _kernels.encode_all(data, meta, self._numbers, self._spec.tags, self._spec.tenant, out, tokens)
+        Examples
+        --------
+        >>> out = np.empty((2, 32), np.float32)
+        >>> Encoder(FeatureSpec()).encode_prompts(["One.", "Two!"], out)
+        >>> out[:, 0].tolist()
+        [1.0, 1.0]
+        """
+        if type(prompts) is not list:
+            prompts = list(prompts)
+        tokens = self._checked(len(prompts), out, tokens)
+        work = self._spare.pop() if self._spare else _Workspace(self._spec.seed)
+        try:
+            self._run(prompts, 1, work, out, tokens)
+        finally:
+            self._spare.append(work)
+
+    def _run(self, slots: list[Any], stride: int, work: _Workspace, out: Any, tokens: Any) -> None:
+        arrays = self._plan, self._numbers, self._projection, work.bytes
+        _kernels.encode_all(id(slots), stride, *arrays, out, tokens)
+
+    def _checked(self, n: int, out: Any, tokens: Any) -> Any:
+        _check("out", out, _FLOAT32, (n, self._d))
+        if tokens is None:
+            return np.empty(n, np.float64)
+        _check("tokens", tokens, _FLOAT64, (n,))
+        return tokens
+
+    def _gather(self, requests: Sequence[RequestLike], slots: list[Any]) -> None:
+        """Put what the kernel reads of every request into the list that it reads."""
+        stride, at = self._stride, 0
+        for request in requests:
+            text: Any = request.prompt
+            roles = None
+            if text is None and (messages := request.messages) is not None:
+                text, roles = _chat(messages)
+            tags = request.tags
+            if type(tags) is not tuple and tags is not None:
+                tags = tuple(tags)
+            slots[at : at + 5] = text, roles, tags, request.tenant, request.input_tokens
+            if stride > _SHORT:
+                self._gather_more(request, tags, slots, at)
+            at += stride
+
+    def _gather_more(self, request: Any, tags: Any, slots: list[Any], at: int) -> None:
+        """Put the attributes that only some blocks read into their places; missing ones are None."""
+        spec = self._spec
+        session, language = getattr(request, "session_id", None), getattr(request, "language", None)
+        hour = getattr(request, "hour", None)
+        slots[at + 5 : at + 8] = session, language, hour
+        if spec.cross:
+            known = {
+                "tag": tags[0] if tags else None,
+                "tenant": request.tenant,
+                "session": session,
+                "language": language,
+                "hour": None if hour is None else str(hour),
+            }
+            pairs = ((known[a], known[b]) for a, b in spec.crosses)
+            crossed = tuple(f"{a}\x1f{b}" for a, b in pairs if a is not None and b is not None)
+            slots[at + layout.CROSSES_AT] = crossed or None
+        slots[at + 9] = getattr(request, "max_output_tokens", None)
+        slots[at + 10] = _tuple(getattr(request, "embedding", None)) if spec.embedding else None
+        slots[at + 11] = _tuple(getattr(request, "context", None)) if spec.context else None
+
+
+class _Workspace:
+    """Memory that one run of the kernel uses: its buffers, and the list of objects that it reads."""
+
+    __slots__ = ("bytes", "slots", "tokens")
+
+    def __init__(self, seed: int) -> None:
+        memory = np.zeros(layout.WORK_BYTES + 64, np.uint8)
+        start = -memory.ctypes.data % 64  # vectors of 64 bytes that straddle cache lines take twice as long
+        self.bytes = memory[start : start + layout.WORK_BYTES]
+        keys = [(_mix64((seed + (16 + i) * 0x9E3779B97F4A7C15) & _U64) & 0xFFFF) | 1 for i in range(6)]
+        self.bytes[layout.KEYS_AT : layout.KEYS_AT + 12].view(np.uint16)[:] = keys
+        self.slots: list[Any] = [None] * (_AT_ONCE * layout.SLOTS)
+        self.tokens = np.empty(1, np.float64)
+
+
+def _chat(messages: Sequence[Message]) -> tuple[tuple[Any, ...], str]:
+    """Return the texts of a chat and one letter per message for who speaks."""
+    texts = tuple([message.content for message in messages])
+    return texts, "".join([_ROLES.get(message.role, "o") for message in messages])
+
+
+def _tuple(values: Any) -> Any:
+    """Return a sequence of numbers as a tuple, and anything else as None."""
+    if values is None or type(values) is tuple:
+        return values
+    try:
+        return tuple(values)
+    except TypeError:
+        return None
+
+
+def _plan(spec: FeatureSpec) -> npt.NDArray[np.int64]:
+    """Return the integers that the kernel reads of a spec, in its order."""
+    widths = [spec.width(block) for block in layout.BLOCKS]
+    salts = {block: i + 1 for i, block in enumerate(_HASHED)}
+    bases = [_basis(spec.seed, salts[block]) if block in salts else 0 for block in layout.BLOCKS]
+    repetition = "stat.repetition" in spec.columns
+    grams = int(spec.chars > 0 or repetition)
+    tables = (*STATISTICS_TABLE, *SCRIPT_TABLE, *CHAT_TABLE, *NUMERIC_TABLE)
+    order = [layout.RAW.index(row[0]) for row in tables]
+    return np.array([*widths, *bases, grams, id(None), *order], np.int64)
+
+
+def _numbers(spec: FeatureSpec) -> npt.NDArray[np.float64]:
+    """Return the factors, clips, weights and scales that the kernel reads of a spec, in its order."""
+    factors = block_scales(spec)
+    numbers = [factors[block] for block in layout.BLOCKS]
+    numbers += [TAG_CLIP, CLIP, CLIP, *TOKEN_WEIGHTS.values()]
+    fitted = spec.fitted.scales if spec.fitted else {}
+    scales = {}
+    for block, table in (
+        ("stat", STATISTICS_TABLE),
+        ("script", SCRIPT_TABLE),
+        ("chat", CHAT_TABLE),
+        ("numeric", NUMERIC_TABLE),
+    ):
+        for name, centre, gain in table:
+            scales[name] = fitted.get(f"{block}.{name}", (centre, gain))
+    for name in layout.RAW:
+        numbers += scales[name]
+    for i in range(_MAX_CONTEXT):
+        numbers += fitted.get(f"context.{i}", (0.0, 1.0))
+    return np.array([*numbers, *HOURS], np.float64)
+
+
+def _projection(spec: FeatureSpec) -> npt.NDArray[np.float64]:
+    """Return the learned projection with W mean in its last row, or a single row for the seeded one."""
+    if not (spec.embedding and spec.fitted and spec.fitted.components):
+        return np.zeros((1, 1))
+    rows = spec.fitted.components[: spec.embedding]
+    offsets = []
+    for row in rows:
+        offset = 0.0
+        for mean, weight in zip(spec.fitted.mean, row, strict=True):
+            offset += mean * weight
+        offsets.append(offset)
+    return np.ascontiguousarray(np.vstack([np.array(rows, np.float64).T, np.array(offsets)]))
+
+
+def _mix64(h: int) -> int:
+    """Return a number mixed by the finaliser of splitmix64."""
+    h = ((h ^ (h >> 30)) * 0xBF58476D1CE4E5B9) & _U64
+    h = ((h ^ (h >> 27)) * 0x94D049BB133111EB) & _U64
+    return h ^ (h >> 31)
 
 
 def _basis(seed: int, salt: int) -> int:
     """Return the seeded start of a hash, as the signed number with the same 64 bits."""
-    h = (seed + salt * 0x9E3779B97F4A7C15) & _U64
-    h = ((h ^ (h >> 30)) * 0xBF58476D1CE4E5B9) & _U64
-    h = ((h ^ (h >> 27)) * 0x94D049BB133111EB) & _U64
-    h ^= (h >> 31) ^ 0xCBF29CE484222325
+    h = _mix64((seed + salt * 0x9E3779B97F4A7C15) & _U64) ^ 0xCBF29CE484222325
     return h - (1 << 64) if h >> 63 else h
 
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Protocol
+from typing import Any, Protocol
 
 __all__ = ["Message", "RequestLike"]
 
@@ -16,8 +16,8 @@ class Message(Protocol):
         """Who speaks; ``system`` and ``developer`` messages are no turns of the chat."""
 
     @property
-    def content(self) -> str:
-        """The text of the message."""
+    def content(self) -> Any:
+        """The text of the message; what is not a string counts as no text."""
 
 
 class RequestLike(Protocol):
@@ -25,6 +25,10 @@ class RequestLike(Protocol):
 
     The text of a request is its `prompt`, or else the contents of its `messages`, or nothing at all.
     Strings may hold anything a Python string can hold, lone surrogates included.
+
+    These five are always read. Blocks that are switched on read more, and take an attribute that is not
+    there for None: `session_id`, `language` (str), `hour` (int from 0 to 23, of the caller's day),
+    `max_output_tokens` (int), `embedding` and `context` (sequences of numbers).
     """
 
     @property
@@ -42,10 +46,6 @@ class RequestLike(Protocol):
     @property
     def tags(self) -> Sequence[str]:
         """Labels given by the caller, in any order; the name of the task is the best one there is."""
-
-    @property
-    def context(self) -> Sequence[float] | None:
-        """Numbers given by the caller; no block reads them yet."""
 
     @property
     def input_tokens(self) -> int | None:
