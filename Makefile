@@ -52,7 +52,7 @@ schemas: ## write schemas/*.json from the event structs
 bench: ## run every benchmark of bench/ and write bench/results/NAME.json
 	$(call bootstrap,bench)
 	@mkdir -p bench/results
-	@set -e; for file in bench/[a-z]*.py; do \
+	@set -e; for file in $(filter-out bench/harness.py,$(wildcard bench/[a-z]*.py)); do \
 	  name=$$(basename $$file .py); \
 	  echo "bench: $$name" >&2; \
 	  $(VENV)/python -m bench.$$name --json $(ARGS) > bench/results/$$name.json.partial; \

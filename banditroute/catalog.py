@@ -11,6 +11,9 @@ from banditroute.errors import ConfigError
 from banditroute.events import MAX_ID_BYTES, Request
 
 MAX_MODELS = 256
+MAX_USD_PER_MTOK = 1e6
+
+Price = Annotated[float, Meta(ge=0.0, le=MAX_USD_PER_MTOK)]
 
 
 class Model(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
@@ -21,14 +24,14 @@ class Model(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     """
 
     name: Annotated[str, Meta(min_length=1, max_length=MAX_ID_BYTES)]
-    input_usd_per_mtok: Annotated[float, Meta(ge=0.0, le=1e6)]
-    output_usd_per_mtok: Annotated[float, Meta(ge=0.0, le=1e6)]
+    input_usd_per_mtok: Price
+    output_usd_per_mtok: Price
     generation: Annotated[int, Meta(ge=0, le=2**31 - 1)] = 0
     context_window: Annotated[int, Meta(gt=0)] | None = None
     capabilities: tuple[str, ...] = ()
     tags: tuple[str, ...] = ()
     prior_quality: Annotated[float, Meta(ge=0.0, le=1.0)] | None = None
-    prior_latency_ms: Annotated[float, Meta(gt=0.0)] | None = None
+    prior_latency_ms: Annotated[float, Meta(gt=0.0, le=1e9)] | None = None
     paused: bool = False
 
 

@@ -11,6 +11,8 @@ from typing import Annotated, Any
 import orjson
 import typer
 
+from banditroute.catalog import MAX_USD_PER_MTOK
+from banditroute.cli_features import features_app
 from banditroute.config import Config, Logging, load
 from banditroute.errors import BanditrouteError, ConfigError
 from banditroute.events import PriceEdit
@@ -27,6 +29,7 @@ topics_app = typer.Typer(help="Topics of the engine.", no_args_is_help=True)
 control_app = typer.Typer(help="Numbered edits that every engine applies.", no_args_is_help=True)
 app.add_typer(topics_app, name="topics")
 app.add_typer(control_app, name="control")
+app.add_typer(features_app, name="features")
 
 ConfigPath = Annotated[
     Path, typer.Option("-c", "--config", help="The configuration file.", show_default=False)
@@ -104,8 +107,12 @@ def topics_create(config: ConfigPath, as_json: Json = False) -> None:
 def control_price(
     config: ConfigPath,
     model: Annotated[str, typer.Argument(help="A model of the catalog.")],
-    input_usd_per_mtok: Annotated[float, typer.Argument(min=0)],
-    output_usd_per_mtok: Annotated[float, typer.Argument(min=0)],
+    input_usd_per_mtok: Annotated[
+        float, typer.Argument(metavar="INPUT_USD_PER_MTOK", help="US dollars per million tokens of input.")
+    ],
+    output_usd_per_mtok: Annotated[
+        float, typer.Argument(metavar="OUTPUT_USD_PER_MTOK", help="US dollars per million tokens of output.")
+    ],
     as_json: Json = False,
 ) -> None:
     """Change a model's price in every running engine."""
@@ -116,6 +123,10 @@ def control_price(
         raise ConfigError(
             f"model '{model}' is not in the catalog of {config}: {', '.join(loaded.catalog.names)}"
         )
+    prices = {"INPUT_USD_PER_MTOK": input_usd_per_mtok, "OUTPUT_USD_PER_MTOK": output_usd_per_mtok}
+    for name, price in prices.items():
+        if not 0.0 <= price <= MAX_USD_PER_MTOK:
+            raise ConfigError(f"{name}: expected a price from 0 to {MAX_USD_PER_MTOK:.0f}, got {price:g}")
     number = serve.run(serve.control(loaded, PriceEdit(model, input_usd_per_mtok, output_usd_per_mtok)))
     _print({"control": number, "model": model}, as_json)
 

@@ -14,7 +14,7 @@ import typer
 
 from banditroute.config import load
 from banditroute.errors import ConfigError, DataSetError, MissingExtraError
-from banditroute.events import Rejected, Request, decode_request
+from banditroute.events import Rejected, Request, decode_request, request_of
 
 if TYPE_CHECKING:
     from banditroute_features import FeatureSpec
@@ -120,13 +120,14 @@ def explain(
     if (prompt is None) == (request is None):
         raise typer.BadParameter("expected either --prompt or --request")
     if request is not None:
-        raw = sys.stdin.buffer.read() if str(request) == "-" else _read(request)
-        event = decode_request(raw)
-        if isinstance(event, Rejected):
-            raise DataSetError(f"{request}: {event.reason}")
+        if tag or tenant is not None:
+            raise typer.BadParameter("--tag and --tenant go with --prompt; a request event brings its own")
+        event = decode_request(_input(request))
     else:
-        text = sys.stdin.read() if prompt == "-" else prompt
-        event = Request(request_id="explain", prompt=text, tags=tuple(tag or ()), tenant=tenant)
+        text = _text(_input(Path("-")), "standard input") if prompt == "-" else prompt
+        event = request_of(Request(request_id="explain", prompt=text, tags=tuple(tag or ()), tenant=tenant))
+    if isinstance(event, Rejected):
+        raise DataSetError(f"{request or 'the request'}: {event.reason}")
     spec = _spec(config)
     out, tokens = np.empty((1, spec.d), np.float32), np.empty(1)
     Encoder(spec).encode_batch([event], out, tokens)
@@ -159,7 +160,9 @@ def explain(
 
 @features_app.command("fit")
 def fit(
-    data: Annotated[Path, typer.Argument(help="A data set: its prompts.parquet, or a file of JSON lines.")],
+    data: Annotated[
+        Path, typer.Argument(help="A folder with prompts.parquet, or a file of request events as JSON lines.")
+    ],
     output: Annotated[Path, typer.Option("-o", "--output", help="Where the fitted file goes.")],
     config: ConfigPath = None,
     *,
@@ -180,17 +183,25 @@ def fit(
     scales = fit_scales(spec, requests)
     mean: tuple[float, ...] = ()
     components: tuple[tuple[float, ...], ...] = ()
-    if spec.embedding:
-        principal = Principal()
-        embedded = [list(request.embedding) for request in requests if request.embedding]
-        try:
+    try:
+        if spec.embedding:
+            principal = Principal()
+            embedded = [list(request.embedding) for request in requests if request.embedding]
+            lengths = sorted(set(map(len, embedded)))
+            if len(lengths) > 1:
+                raise DataSetError(
+                    f"{data}: embeddings: expected one length, got {lengths[0]} and {lengths[-1]}"
+                )
             for start in range(0, len(embedded), _BATCH):
                 principal.add(embedded[start : start + _BATCH])
             mean, components = principal.components(spec.embedding)
-        except ValueError as error:
-            raise DataSetError(f"{data}: {error}") from error
-    fitted = Fitted(scales=scales, mean=mean, components=components, path=str(output))
-    fitted.save(output)
+        fitted = Fitted(scales=scales, mean=mean, components=components, path=str(output))
+    except ValueError as error:
+        raise DataSetError(f"{data}: {error}") from error
+    try:
+        fitted.save(output)
+    except OSError as error:
+        raise DataSetError(f"cannot write '{output}': {error.strerror}") from error
     result = {
         "requests": len(requests),
         "scales": len(scales),
@@ -213,22 +224,34 @@ def _spec(config: Path | None) -> FeatureSpec:
     try:
         return FeatureSpec.from_dict(load(config).features) if config else FeatureSpec()
     except ValueError as error:
-        raise ConfigError(f"[features]: {error}") from error
+        raise ConfigError(f"{config}: [features]: {error}") from error
 
 
-def _read(path: Path) -> bytes:
+def _input(path: Path) -> bytes:
+    """Return the bytes of a file, or of standard input for ``-``."""
+    if str(path) == "-":
+        return sys.stdin.buffer.read()
     try:
         return path.read_bytes()
     except OSError as error:
-        raise DataSetError(f"cannot read {str(path)!r}: {error.strerror}") from error
+        raise DataSetError(f"cannot read '{path}': {error.strerror}") from error
+
+
+def _text(raw: bytes, where: str) -> str:
+    try:
+        return raw.decode()
+    except UnicodeDecodeError as error:
+        raise DataSetError(
+            f"{where}: expected UTF-8 text, got byte {error.start} = {raw[error.start]:#04x}"
+        ) from error
 
 
 def _requests(data: Path) -> Iterator[Any]:
-    """Yield the requests of a data set: JSON lines of request events, or the prompts of a folder."""
-    if data.is_dir():
-        yield from _prompts(data / "prompts.parquet")
+    """Yield the requests of a data set: JSON lines of request events, or a table of prompts."""
+    if data.is_dir() or data.suffix == ".parquet":
+        yield from _prompts(data / "prompts.parquet" if data.is_dir() else data)
         return
-    for number, line in enumerate(_read(data).splitlines(), 1):
+    for number, line in enumerate(_input(data).splitlines(), 1):
         if line.strip():
             event = decode_request(line)
             if isinstance(event, Rejected):
@@ -241,15 +264,21 @@ def _prompts(path: Path) -> Iterator[Any]:
     read = _parquet_reader()
     try:
         table = read(path)
-    except (OSError, ValueError) as error:
-        raise DataSetError(f"cannot read {str(path)!r}: {error}") from error
-    columns = {name: table[name].to_pylist() for name in table.column_names}
-    tasks = columns.get("task", [None] * table.num_rows)
-    embeddings = columns.get("embedding", [None] * table.num_rows)
-    for i, prompt in enumerate(columns.get("prompt", ())):
-        tags = (str(tasks[i]),) if tasks[i] else ()
-        embedding = tuple(map(float, embeddings[i])) if embeddings[i] is not None else None
-        yield Request(request_id=str(i), prompt=prompt, tags=tags, embedding=embedding)
+        columns = {name: table[name].to_pylist() for name in table.column_names}
+    except (OSError, ValueError, NotImplementedError) as error:
+        reason = str(error).partition("\n")[0] if path.exists() else "No such file or directory"
+        raise DataSetError(f"cannot read '{path}': {reason}") from error
+    if "prompt" not in columns:
+        raise DataSetError(f"{path}: expected a column 'prompt', found {', '.join(columns) or 'none'}")
+    nothing = [None] * table.num_rows
+    tasks, embeddings = columns.get("task", nothing), columns.get("embedding", nothing)
+    rows = zip(columns["prompt"], tasks, embeddings, strict=True)
+    for number, (prompt, task, embedding) in enumerate(rows):
+        row = {"request_id": str(number), "prompt": prompt, "tags": (str(task),) if task else ()}
+        event = request_of(row if embedding is None else {**row, "embedding": embedding})
+        if isinstance(event, Rejected):
+            raise DataSetError(f"{path}: row {number}: {event.reason}")
+        yield event
 
 
 def _parquet_reader() -> Callable[[Path], Any]:

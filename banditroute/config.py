@@ -6,18 +6,22 @@ import difflib
 import os
 import re
 import tomllib
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, Literal, get_args, get_origin
 
 import msgspec
 from msgspec import Meta, Struct, field
 
 from banditroute.catalog import Catalog, Model
 from banditroute.errors import ConfigError
+from banditroute.events import Feedback, Request
 
 _UNITS = {"ms": 0.001, "s": 1.0, "m": 60.0, "h": 3600.0, "d": 86400.0, "w": 604800.0}
 _DURATION = re.compile(r"^\s*([0-9]+(?:\.[0-9]+)?)\s*(ms|s|m|h|d|w)\s*$")
+_SHORTEST, _LONGEST = 0.001, 36500 * 86400.0
+_SERVER = re.compile(r"(?:\[[0-9A-Fa-f:.]+(?:%\w+)?\]|[^\s:,\[\]]+)(?::([0-9]{1,5}))?")
+_TOPIC = re.compile(r"(?!\.{1,2}$)[A-Za-z0-9._-]{1,249}")
 
 
 class Duration(float):
@@ -31,20 +35,45 @@ class Duration(float):
 
     @classmethod
     def parse(cls, text: object) -> Duration:
-        """Parse ``"250ms"``, ``"15m"``, ``"3d"``; raises ValueError otherwise."""
+        """Parse ``"250ms"``, ``"15m"``, ``"3d"``; raises ValueError otherwise, and outside of 1 ms to 100 years."""
         match = _DURATION.match(text) if isinstance(text, str) else None
         if match is None:
-            raise ValueError(f'Expected a duration such as "250ms", "30s", "15m", "6h" or "3d", got {text!r}')
-        return cls(float(match[1]) * _UNITS[match[2]])
+            raise ValueError(
+                f'Expected a duration such as "250ms", "30s", "15m", "6h" or "3d", got {text!r:.60}'
+            )
+        seconds = float(match[1]) * _UNITS[match[2]]
+        if not _SHORTEST <= seconds <= _LONGEST:
+            raise ValueError(f'Expected a duration from "1ms" to "36500d", got {text!r:.60}')
+        return cls(seconds)
 
 
-class Secret(str):
-    """A secret taken from the environment; never shown."""
+class Secret:
+    """A secret taken from the environment: however it is printed, it is not shown; `reveal` gives it away.
 
-    __slots__ = ()
+    Examples
+    --------
+    >>> secret = Secret("hunter2")
+    >>> print(secret, secret.reveal() == "hunter2")
+    Secret(***) True
+    """
+
+    __slots__ = ("_value",)
+
+    def __init__(self, value: str) -> None:
+        self._value = value
+
+    def reveal(self) -> str:
+        """Return the secret itself, for the client that needs it."""
+        return self._value
 
     def __repr__(self) -> str:
         return "Secret(***)"
+
+    def __eq__(self, other: object) -> bool:
+        return isinstance(other, Secret) and other._value == self._value
+
+    def __hash__(self) -> int:
+        return hash(self._value)
 
     @classmethod
     def parse(cls, reference: object) -> Secret:
@@ -58,8 +87,8 @@ class Secret(str):
                 'Expected { env = "NAME" }: secrets come from the environment, never from the file'
             )
         name = reference["env"]
-        if name not in os.environ:
-            raise ValueError(f"Expected the environment variable {name} to be set")
+        if not os.environ.get(name):
+            raise ValueError(f"Expected the environment variable {name} to be set and not empty")
         return cls(os.environ[name])
 
 
@@ -96,7 +125,7 @@ class Kafka(_Table, frozen=True, kw_only=True):
     startup_timeout: Duration = Duration(30.0)
     session_timeout: Duration = Duration(10.0)
     request_timeout: Duration = Duration(15.0)
-    compression: Literal["none", "gzip", "snappy", "lz4", "zstd"] = "lz4"
+    compression: Literal["none", "gzip", "snappy", "lz4", "zstd"] = "zstd"
     security_protocol: Literal["PLAINTEXT", "SSL", "SASL_PLAINTEXT", "SASL_SSL"] = "PLAINTEXT"
     ssl_cafile: str | None = None
     ssl_certfile: str | None = None
@@ -212,7 +241,7 @@ def parse(text: str, where: str = "banditroute.toml") -> Config:
 
 def from_dict(document: Mapping[str, Any], where: str = "the configuration") -> Config:
     """Check a parsed document; see `load`."""
-    _refuse_unknown(document, Config, "", where)
+    _check_names(document, Config, "", where)
     if not document.get("models"):
         raise ConfigError(
             f"{where}: the catalog is empty: add at least one [[models]] table with a name and its prices"
@@ -237,27 +266,34 @@ def _readable(message: str) -> str:
     return f"{path.rstrip('`').removeprefix('.')}: {text}" if found else message
 
 
-def _refuse_unknown(document: Mapping[str, Any], table: type[Struct], path: str, where: str) -> None:
-    """Name an unknown key and its nearest valid neighbour, before types are checked."""
+def _check_names(document: Mapping[str, Any], table: type[Struct], path: str, where: str) -> None:
+    """Refuse unknown keys and unknown choices with what is valid, before types are checked."""
     fields = {item.name: item.type for item in msgspec.structs.fields(table)}
     for key, value in document.items():
         here = f"{path}{key}"
         if key not in fields:
-            near = difflib.get_close_matches(key, fields, n=1, cutoff=0.5)
-            hint = (
-                f"did you mean '{path}{near[0]}'?" if near else f"valid keys are: {', '.join(sorted(fields))}"
-            )
-            raise ConfigError(f"{where}: unknown key '{here}'; {hint}")
+            raise _unknown_key(path, key, fields, where)
         inner = fields[key]
+        if get_origin(inner) is Literal and value not in get_args(inner):
+            choices = ", ".join(f'"{choice}"' for choice in get_args(inner))
+            raise ConfigError(f"{where}: {here}: Expected one of {choices}, got {value!r:.60}")
         if isinstance(value, Mapping) and isinstance(inner, type) and issubclass(inner, Struct):
-            _refuse_unknown(value, inner, f"{here}.", where)
+            _check_names(value, inner, f"{here}.", where)
     if table is Config and isinstance(document.get("models"), list):
         for index, model in enumerate(document["models"]):
             if isinstance(model, Mapping):
-                _refuse_unknown(model, Model, f"models[{index}].", where)
+                _check_names(model, Model, f"models[{index}].", where)
+
+
+def _unknown_key(path: str, key: str, valid: Iterable[str], where: str) -> ConfigError:
+    names = sorted(valid)
+    near = difflib.get_close_matches(key, names, n=1, cutoff=0.5)
+    hint = f"did you mean '{path}{near[0]}'?" if near else f"valid keys are: {', '.join(names)}"
+    return ConfigError(f"{where}: unknown key '{path}{key}'; {hint}")
 
 
 def _cross_check(config: Config, where: str) -> None:
+    """Refuse what each key alone allows."""
     catalog = config.catalog
     default = config.requests.default_model
     if default is not None and default not in catalog:
@@ -270,11 +306,46 @@ def _cross_check(config: Config, where: str) -> None:
         raise ConfigError(
             f"{where}: requests.max_request_age needs requests.default_model, the model that stale requests get"
         )
-    topics = [name for name in msgspec.structs.astuple(config.kafka.topics) if name is not None]
-    for name in topics:
-        if not re.fullmatch(r"[A-Za-z0-9._-]{1,249}", name):
+    _check_field_map(config.requests.field_map, Request, "requests.field_map.", where)
+    _check_field_map(config.feedback.field_map, Feedback, "feedback.field_map.", where)
+    _check_kafka(config.kafka, where)
+
+
+def _check_field_map(paths: Mapping[str, str], event: type[Struct], path: str, where: str) -> None:
+    for key, target in paths.items():
+        if key not in event.__struct_fields__:
+            raise _unknown_key(path, key, event.__struct_fields__, where)
+        if not all(target.removeprefix("$.").split(".")) or target == "$":
             raise ConfigError(
-                f"{where}: kafka.topics names '{name}': expected letters, digits, '.', '_' or '-'"
+                f'{where}: {path}{key}: Expected a path such as "$.meta.id", got {target!r:.60}'
+            )
+
+
+def _check_kafka(kafka: Kafka, where: str) -> None:
+    for server in kafka.bootstrap_servers.split(","):
+        match = _SERVER.fullmatch(server.strip())
+        if match is None or not 1 <= int(match[1] or 9092) <= 65535:
+            raise ConfigError(
+                f'{where}: kafka.bootstrap_servers: Expected "host:port" or "host:port,host:port" with ports from '
+                f"1 to 65535 and IPv6 addresses in brackets, got {server!r:.80}"
+            )
+    for key in ("session_timeout", "request_timeout"):
+        if getattr(kafka, key) > 86400.0:  # the protocol counts milliseconds in 32 bits
+            raise ConfigError(f'{where}: kafka.{key}: Expected at most "1d"')
+    if kafka.security_protocol.startswith("SASL"):
+        for key in ("sasl_username", "sasl_password"):
+            if not getattr(kafka, key):
+                raise ConfigError(
+                    f"{where}: kafka.{key} is missing: kafka.security_protocol = "
+                    f'"{kafka.security_protocol}" needs kafka.sasl_username and kafka.sasl_password'
+                )
+    if kafka.ssl_keyfile is not None and kafka.ssl_certfile is None:
+        raise ConfigError(f"{where}: kafka.ssl_keyfile needs kafka.ssl_certfile, the certificate of that key")
+    topics = [name for name in msgspec.structs.astuple(kafka.topics) if name is not None]
+    for name in topics:
+        if not _TOPIC.fullmatch(name):
+            raise ConfigError(
+                f"{where}: kafka.topics names '{name:.80}': expected letters, digits, '.', '_' or '-', at most 249"
             )
     if len(set(topics)) != len(topics):
         raise ConfigError(f"{where}: kafka.topics names one topic twice: every topic needs a name of its own")

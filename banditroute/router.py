@@ -18,6 +18,7 @@ True
 
 from __future__ import annotations
 
+import math
 import os
 from collections.abc import Iterable, Mapping
 from typing import Any
@@ -36,13 +37,14 @@ from banditroute.events import (
     Feedback,
     Rejected,
     Request,
+    edit_of,
     encode,
     feedback_of,
     request_of,
 )
 from banditroute.flow.decider import Decider, InputRecord, no_decisions
+from banditroute.flow.effects import Ready
 from banditroute.flow.fields import LearnerSettings
-from banditroute.flow.learner import Ready
 from banditroute.flow.partition import Partition, genesis_state
 from banditroute.flow.snapshot import Genesis
 from banditroute_features import Encoder, FeatureSpec
@@ -65,7 +67,7 @@ def make_encoder(config: Config) -> Encoder:
     try:
         return Encoder(FeatureSpec.from_dict(config.features))
     except ValueError as error:
-        raise ConfigError(f"[features]: {error}") from error
+        raise ConfigError(str(error)) from error
 
 
 def make_policy(config: Config, spec: FeatureSpec) -> Policy:
@@ -227,13 +229,26 @@ class Router:
         return self._append(encode(copied)).outcome or ""
 
     def control(self, edit: Edit, now: float | None = None) -> None:
-        """Apply a control edit, such as a price; it acts on the next decision."""
+        """Apply a control edit, such as a price; it acts on the next decision.
+
+        Raises
+        ------
+        InputError
+            If a number is not valid or the model is not in the catalog.
+        """
         self._advance(now)
-        self._append(encode(ControlRecord(self._controls, edit)))
+        checked = edit_of(edit)
+        if isinstance(checked, Rejected):
+            raise InputError(f"the edit is not valid: {checked.reason}")
+        if checked.model not in self._catalog:
+            raise InputError(f"the edit names model '{checked.model}', which is not in the catalog")
+        self._append(encode(ControlRecord(self._controls, checked)))
         self._controls += 1
 
     def _advance(self, now: float | None) -> None:
         if now is not None:
+            if not math.isfinite(now):
+                raise InputError(f"now is {now}: expected Unix seconds")
             self._now_ms = max(self._now_ms, 1000.0 * now)
         feedback = self._config.feedback
         if len(self._partition.learner.pending) > feedback.max_open or now is not None:

@@ -56,11 +56,11 @@ def crc32(data, start, stop, table):  # type: ignore[no-untyped-def]
 
 @kernel
 def fnv1a(data, start, stop):  # type: ignore[no-untyped-def]
-    """librdkafka's `fnv1a`: 32-bit FNV-1a."""
+    """librdkafka's `fnv1a`: 32-bit FNV-1a, read as a signed number, without its sign."""
     h = np.uint64(2166136261)
     for i in range(start, stop):
         h = ((h ^ np.uint64(data[i])) * np.uint64(16777619)) & np.uint64(0xFFFFFFFF)
-    return h
+    return h if h < np.uint64(1 << 31) else np.uint64(1 << 32) - h
 
 
 @kernel

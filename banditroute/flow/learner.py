@@ -8,12 +8,8 @@ from __future__ import annotations
 
 import math
 from collections import Counter, deque
-from collections.abc import Sequence
-from typing import NamedTuple
 
 import msgspec
-import numpy as np
-import numpy.typing as npt
 
 from banditroute.bandit.evidence import Evidence, ModelKey, Vote
 from banditroute.events import (
@@ -26,52 +22,12 @@ from banditroute.events import (
     PriceEdit,
     decode_journal,
 )
+from banditroute.flow.effects import Learned, NeedDecisions, Parked, Ready, Refused
 from banditroute.flow.fields import Fields, LearnerSettings
 from banditroute.flow.header import Header, parse_header
 from banditroute.flow.pending import MAX_SLOTS, KnownDecision, OpenDecision, Pending, Slot
 
 NAN = math.nan
-
-
-class Parked(NamedTuple):
-    """Feedback whose decision is not known yet."""
-
-    journal_offset: int
-    timestamp: int
-    copied: Copied
-
-
-class Learned(NamedTuple):
-    """A vote that was added or taken back (negative weight): for the working posterior."""
-
-    key: ModelKey
-    x: npt.NDArray[np.float32]
-    vote: Vote
-    weight: float
-
-
-class Refused(NamedTuple):
-    """Feedback that was not applied, and why: its outcome for the dead-letter topic."""
-
-    copied: Copied
-    reason: str
-
-
-class Ready(NamedTuple):
-    """What applying a record brought about."""
-
-    learned: Sequence[Learned] = ()
-    refused: Sequence[Refused] = ()
-    control: bool = False
-    outcome: str | None = None  # of a feedback record: its class in the ledger, or "parked"
-
-
-class NeedDecisions(Exception):
-    """The journal speaks of decisions that this owner has not read yet: read up to `upto` and apply again."""
-
-    def __init__(self, upto: int) -> None:
-        super().__init__(upto)
-        self.upto = upto
 
 
 class Learner:
@@ -162,7 +118,7 @@ class Learner:
         """
         try:
             record = decode_journal(value or b"")
-        except (msgspec.DecodeError, UnicodeDecodeError):
+        except msgspec.DecodeError:
             record = None
         if isinstance(record, Decided) and record.upto > self.end:
             raise NeedDecisions(record.upto)

@@ -17,9 +17,10 @@ from banditroute.bandit.evidence import Evidence
 from banditroute.errors import StateError
 from banditroute.events import Control, Decided, Edit, Expire, decode_decision_key, encode
 from banditroute.flow.decider import OutputRecord
+from banditroute.flow.effects import Ready
 from banditroute.flow.fields import Fields, LearnerSettings
 from banditroute.flow.header import HEADER_NAME, parse_header, request_offset_of
-from banditroute.flow.learner import Learner, Ready
+from banditroute.flow.learner import Learner
 from banditroute.flow.pending import KnownDecision
 from banditroute.flow.snapshot import Genesis, Mark, State, mark_of, settings_digest
 
@@ -177,7 +178,7 @@ class Partition:
         header = next((content for name, content in headers if name == HEADER_NAME), b"")
         try:
             key = decode_decision_key(value or b"")
-        except (msgspec.DecodeError, UnicodeDecodeError) as error:
+        except msgspec.DecodeError as error:
             raise StateError(
                 f"decision record {offset} of partition {self.number} cannot be read: {error}"
             ) from error

@@ -12,7 +12,7 @@ from banditroute.flow import _kernels
 
 PARTITIONERS: Final = ("murmur2", "crc32", "fnv1a")
 
-# How many requests must agree before "auto" trusts a partitioner: the chance that keys of another
+# How many different ids must agree before "auto" trusts a partitioner: the chance that keys of another
 # partitioner all agree by luck is at most 2**-32 (two partitions), and a later mismatch takes it back.
 TRUST_AFTER: Final = 32
 
@@ -65,7 +65,7 @@ class PartitionerWatch:
         self.count = count
         self.mismatches = 0
         self._configured = configured
-        self._seen = 0
+        self._distinct: set[bytes] = set()  # ids that agreed so far, until they are enough
         if configured in PARTITIONERS:
             self._alive = [name == configured for name in PARTITIONERS]
         else:
@@ -74,7 +74,7 @@ class PartitionerWatch:
     @property
     def trusted(self) -> int | None:
         """The column of the partitioner in use, or None: copy everywhere."""
-        if self._configured not in PARTITIONERS and self._seen < TRUST_AFTER:
+        if self._configured not in PARTITIONERS and len(self._distinct) < TRUST_AFTER:
             return None
         return next((i for i, alive in enumerate(self._alive) if alive), None)
 
@@ -88,7 +88,8 @@ class PartitionerWatch:
             self.mismatches += int(np.count_nonzero(~agrees[:, before]))
         for column in range(len(PARTITIONERS)):
             self._alive[column] = self._alive[column] and bool(agrees[:, column].all())
-        self._seen += len(keys)
+        if len(self._distinct) < TRUST_AFTER:
+            self._distinct.update(keys)
         return before is not None and not self._alive[before]
 
     def home(self, request_id: str) -> int | None:

@@ -152,7 +152,7 @@ def decode_state(value: bytes | None) -> State:
         )
     try:
         meta = _decoder.decode(value[_HEAD.size : _HEAD.size + length])
-    except (msgspec.DecodeError, UnicodeDecodeError) as error:
+    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
         raise StateError(f"a state record cannot be read: {error}") from error
     evidence = Evidence(meta.d)
     shared, row = evidence.layout.shared_size, evidence.layout.row_size

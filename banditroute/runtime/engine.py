@@ -11,19 +11,19 @@ import logging
 import random
 import time
 from collections import Counter
-from collections.abc import Coroutine, Iterable, Mapping, Sequence
+from collections.abc import Coroutine, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from typing import Any, Final
 
 from banditroute.config import Config
-from banditroute.errors import BanditrouteError, BrokerError, StateError, TopicError
-from banditroute.events import WIRE_VERSION, Alert, Edit, Rejected, decode_edit, encode
+from banditroute.errors import BanditrouteError, BrokerError, TopicError
+from banditroute.events import WIRE_VERSION, Alert, encode
 from banditroute.flow.copier import Copier
-from banditroute.flow.decider import InputRecord, OutputRecord
+from banditroute.flow.decider import OutputRecord
 from banditroute.flow.learner import Learner
 from banditroute.flow.partitioner import PartitionerWatch
-from banditroute.flow.snapshot import decode_state
 from banditroute.runtime.feedback_task import FeedbackTask
+from banditroute.runtime.following import Following
 from banditroute.runtime.kafka import KafkaClient
 from banditroute.runtime.learning import Learning
 from banditroute.runtime.partition_task import PartitionTask, TaskState
@@ -80,6 +80,7 @@ class Engine:
         self.learning = Learning(config, self._live)
         self.partitions: dict[int, PartitionTask] = {}
         self.feedback: dict[int, FeedbackTask] = {}
+        self.following = Following(self)
         self.reply_partitions = 1
         self.failure: BanditrouteError | None = None
         self.stopped = asyncio.Event()
@@ -89,7 +90,6 @@ class Engine:
         self._jobs: set[asyncio.Future[None]] = set()
         self._epoch = 0
         self._committed: dict[TopicPartition, int] = {}
-        self._edits: dict[int, Edit] = {}
 
     # -- life --------------------------------------------------------------------------------------
 
@@ -108,7 +108,7 @@ class Engine:
             await self.client.join([self.names.requests, self.names.feedback])
             loops = (
                 self._poll_loop,
-                self._follow_loop,
+                self.following.loop,
                 self._tick_loop,
                 self._publish_loop,
                 self._commit_loop,
@@ -251,17 +251,6 @@ class Engine:
                 if where.partition in tasks:
                     tasks[where.partition].receive(records)
 
-    async def _follow_loop(self) -> None:
-        while True:
-            for where, records in (await self.client.poll_followed(POLL_SECONDS)).items():
-                if where.topic == self.names.journal:
-                    if where.partition in self.partitions:
-                        self.partitions[where.partition].follow(records)
-                elif where.topic == self.names.state:
-                    await self._see_states(where.partition, records)
-                else:
-                    self._see_control(records)
-
     async def _tick_loop(self) -> None:
         next_expiry = time.monotonic()
         while True:
@@ -383,39 +372,6 @@ class Engine:
         return next(
             (number for number, learner in self._live().items() if learner.has_request(request_id)), None
         )
-
-    # -- other engines -----------------------------------------------------------------------------
-
-    async def _see_states(self, number: int, records: Iterable[InputRecord]) -> None:
-        for record in records:
-            try:
-                state = decode_state(record.value)
-            except StateError as error:
-                await self.alert(
-                    "state", f"{self.names.state}-{number} offset {record.offset}: {error}", number
-                )
-                continue
-            task = self.partitions.get(number)
-            if task is not None:
-                task.saw_state(state)
-            self.learning.put(state, ours=task is not None)
-        self.learning.derive_if_due()
-
-    def _see_control(self, records: Iterable[InputRecord]) -> None:
-        for record in records:
-            edit = decode_edit(record.value)
-            if isinstance(edit, Rejected):
-                log.error("refused control record %d: %s", record.offset, edit.reason)
-            else:
-                self._edits[record.offset] = edit
-        for task in self.partitions.values():
-            self.tell_control(task)
-
-    def tell_control(self, task: PartitionTask) -> None:
-        """Tell a partition every control record known; it copies those its cursor has not passed."""
-        if task.partition is not None:
-            for number, edit in self._edits.items():
-                task.partition.learn_of_control(number, edit)
 
     # -- reports -----------------------------------------------------------------------------------
 

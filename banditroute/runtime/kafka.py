@@ -5,7 +5,6 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import logging
-import ssl
 import time
 from collections.abc import AsyncIterator, Collection, Iterable, Mapping, Sequence
 from typing import Any, Final
@@ -15,12 +14,14 @@ from aiokafka import TopicPartition as KafkaPartition
 from aiokafka.admin import AIOKafkaAdminClient, NewTopic
 from aiokafka.coordinator.assignors.range import RangePartitionAssignor
 from aiokafka.errors import IllegalStateError, KafkaError, TopicAlreadyExistsError
-from aiokafka.helpers import create_ssl_context
 
 from banditroute.config import Config
-from banditroute.errors import BrokerError, BrokerUnavailable, ConfigError
+from banditroute.errors import BrokerError, BrokerUnavailable
 from banditroute.flow.decider import InputRecord, OutputRecord
+from banditroute.runtime.options import client_options
 from banditroute.runtime.ports import Ack, AppendFailed, Assignment, TopicPartition, TopicSpec
+
+__all__ = ["KafkaClient", "client_options"]
 
 log = logging.getLogger("banditroute.kafka")
 
@@ -29,41 +30,6 @@ BATCH_BYTES: Final = (
 )
 RETRY_SECONDS: Final = 0.5
 MAX_RETRY_SECONDS: Final = 5.0
-
-
-def client_options(config: Config) -> dict[str, Any]:
-    """Return the aiokafka options every client of ours shares: servers, identity, security.
-
-    Raises
-    ------
-    ConfigError
-        If a TLS file cannot be read.
-    """
-    kafka = config.kafka
-    options: dict[str, Any] = {
-        "bootstrap_servers": kafka.bootstrap_servers,
-        "client_id": kafka.client_id,
-        "request_timeout_ms": int(1000 * kafka.request_timeout),
-        "security_protocol": kafka.security_protocol,
-        "retry_backoff_ms": 100,
-    }
-    if kafka.security_protocol in ("SSL", "SASL_SSL"):
-        try:
-            options["ssl_context"] = create_ssl_context(
-                cafile=kafka.ssl_cafile,
-                certfile=kafka.ssl_certfile,
-                keyfile=kafka.ssl_keyfile,
-                password=kafka.ssl_password,
-            )
-        except (OSError, ssl.SSLError) as error:
-            raise ConfigError(
-                f"kafka.ssl_cafile, ssl_certfile or ssl_keyfile cannot be used: {error}"
-            ) from error
-    if kafka.security_protocol.startswith("SASL"):
-        options["sasl_mechanism"] = kafka.sasl_mechanism
-        options["sasl_plain_username"] = kafka.sasl_username
-        options["sasl_plain_password"] = None if kafka.sasl_password is None else str(kafka.sasl_password)
-    return options
 
 
 class KafkaClient:

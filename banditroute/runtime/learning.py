@@ -11,7 +11,8 @@ from banditroute.catalog import Catalog
 from banditroute.config import Config
 from banditroute.flow.board import Board
 from banditroute.flow.decider import DecidedBatch, Decider, InputRecord
-from banditroute.flow.learner import Learner, Ready
+from banditroute.flow.effects import Ready
+from banditroute.flow.learner import Learner
 from banditroute.flow.partition import Partition
 from banditroute.flow.snapshot import State
 from banditroute.router import Router, learner_settings, make_encoder, make_policy

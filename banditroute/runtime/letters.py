@@ -9,7 +9,7 @@ from typing import Final
 
 from banditroute.events import WIRE_VERSION, DeadLetter, encode
 from banditroute.flow.decider import OutputRecord, Poison
-from banditroute.flow.learner import Refused
+from banditroute.flow.effects import Refused
 
 log = logging.getLogger("banditroute.engine")
 

@@ -111,7 +111,7 @@ class MemoryClient:
 
     async def append(self, topic: str, partition: int, records: Sequence[OutputRecord]) -> list[Ack]:
         """Append records in order; raises AppendFailed as the broker's `fault` says."""
-        if any(len(record.value) > self._broker.max_record_bytes for record in records):
+        if any(len(record.value or b"") > self._broker.max_record_bytes for record in records):
             raise AppendFailed(f"a record is larger than {self._broker.max_record_bytes} bytes")
         fault = self._broker.fault(topic, partition) if self._broker.fault else None
         if fault == "fail":
@@ -172,7 +172,8 @@ class MemoryClient:
 
     def follow(self, positions: Mapping[TopicPartition, int]) -> None:
         """Follow these partitions from these offsets."""
-        self._followed = {**positions, **self._followed}
+        for where, offset in positions.items():  # in place: a poll may be waiting for these very positions
+            self._followed.setdefault(where, offset)
 
     def unfollow(self, gone: Collection[TopicPartition]) -> None:
         """Follow these partitions no more."""
@@ -189,6 +190,8 @@ class MemoryClient:
         for last in (False, True):
             taken: dict[TopicPartition, list[InputRecord]] = {}
             for where, positions in sources.items():
+                if where not in positions:  # given up while this poll waited
+                    continue
                 log = self._broker.log(*where)
                 records = log[positions[where] : positions[where] + limit]
                 if records:

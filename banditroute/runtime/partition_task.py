@@ -15,8 +15,8 @@ from typing import TYPE_CHECKING, Any, Final
 
 from banditroute.errors import StateError
 from banditroute.flow.decider import DecidedBatch, InputRecord, OutputRecord
+from banditroute.flow.effects import Refused
 from banditroute.flow.header import HEADER_NAME, request_offset_of
-from banditroute.flow.learner import Refused
 from banditroute.flow.partition import Partition
 from banditroute.flow.snapshot import State, encode_state
 from banditroute.runtime import letters
@@ -87,7 +87,7 @@ class PartitionTask:
         engine.client.seek(self.source, start)
         engine.client.follow({self.journal: partition.learner.j})
         self._to(TaskState.RUNNING)
-        engine.tell_control(self)
+        engine.following.tell_control(self)
         engine.stats.restored += 1
         engine.learning.ownership_changed()
         await self._reply_again(start)

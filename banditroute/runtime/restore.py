@@ -5,7 +5,7 @@ from __future__ import annotations
 from banditroute.config import Config
 from banditroute.errors import StateError
 from banditroute.flow.decider import InputRecord
-from banditroute.flow.learner import NeedDecisions, Ready
+from banditroute.flow.effects import NeedDecisions, Ready
 from banditroute.flow.partition import Partition
 from banditroute.flow.snapshot import State
 from banditroute.runtime.ports import Client

@@ -39,7 +39,7 @@ class Stream:
         kafka = dict(tables.pop("kafka", {}))
         topics = {name: broker.prefix + name for name in TOPICS} | kafka.pop("topics", {})
         kafka = {
-            "bootstrap_servers": broker.bootstrap or "memory:0",
+            "bootstrap_servers": broker.bootstrap or "memory:1",
             "group": broker.prefix + "group",
             "partitions": PARTITIONS,
             "topics": topics,

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import json
 import logging
 import os
@@ -121,6 +122,8 @@ def test_no_broker_is_told_after_the_start_up_bound(run: Any, file: Any, verb: l
         ('[kafka]\nstartup_timeout = "1s"\nbootstrap_servers = "host:port"\n', "kafka.bootstrap_servers"),
         ('[kafka]\nstartup_timeout = "1s"\nsecurity_protocol = "SASL_SSL"\n', "kafka.sasl_username"),
         ('[kafka]\nsecurity_protocol = "SSL"\nssl_cafile = "/nowhere/ca.pem"\n', "kafka.ssl_cafile"),
+        ('[kafka]\nsecurity_protocol = "SSL"\nssl_cafile = "pyproject\\u0000"\n', "kafka.ssl_cafile"),
+        (f'[kafka]\nsecurity_protocol = "SSL"\nssl_cafile = "{__file__}"\n', "kafka.ssl_cafile"),
         ("[features]\ntagz = 1\n", "'tagz'"),
         ("[features]\ntags = 300\n", "features.tags"),
     ],
@@ -135,9 +138,13 @@ def test_a_price_of_a_model_that_is_not_in_the_catalog_is_refused(run: Any, file
 
 @pytest.mark.parametrize("price", ["nan", "inf", "1e13"])
 def test_a_price_that_no_engine_would_take_is_refused(run: Any, file: Any, price: str) -> None:
-    result = run("control", "price", "-c", file(MODEL + NO_BROKER), "small", price, 2)
+    config = file(MODEL + NO_BROKER)
+    result = run("control", "price", "-c", config, "small", price, 2)
     assert result.status == 2
     assert "no broker" not in result.err
+    refused(result, "INPUT_USD_PER_MTOK", "from 0 to 1000000", f"{float(price):g}")
+    refused(run("control", "price", "-c", config, "small", 2, price), "OUTPUT_USD_PER_MTOK")
+    refused(run("control", "price", "-c", config, "--", "small", -1, 2), "INPUT_USD_PER_MTOK", "got -1")
 
 
 @pytest.mark.parametrize(
@@ -153,8 +160,122 @@ def test_bad_usage_is_status_2_without_a_traceback(run: Any, arguments: list[str
 def test_help_names_every_verb(run: Any) -> None:
     result = run("--help")
     assert result.status == 0
-    for verb in ("init", "run", "check", "topics", "control", "demo", "traffic"):
+    for verb in ("init", "run", "check", "topics", "control", "demo", "traffic", "features"):
         assert verb in result.out
+
+
+# -- features -------------------------------------------------------------------------------------------
+
+
+def test_features_show_lists_the_columns_of_a_configuration(run: Any, file: Any) -> None:
+    assert run("features", "show").out.splitlines()[0].endswith(", 32 columns")
+    shown = run("features", "show", "--json", "-c", file(MODEL + "[features]\ntags = 3\ntenant = 0\n"))
+    assert (shown.status, shown.err) == (0, "")
+    assert [row["name"] for row in json.loads(shown.out)["columns"]][:5] == [
+        "intercept",
+        "tag.0",
+        "tag.1",
+        "tag.2",
+        "stat.log_tokens",
+    ]
+
+
+@pytest.mark.parametrize(
+    "prompt", ["def f(x): return x", "把这段代码翻译成 Python：排序算法", "", "\udcff", "🙂"]
+)
+def test_features_explain_shows_what_becomes_of_a_prompt(run: Any, prompt: str) -> None:
+    explained = run("features", "explain", "--prompt", prompt, "--tag", "代码")
+    assert (explained.status, explained.err) == (0, "")
+    assert "stat.log_tokens" in explained.out
+    assert " tag 0." in explained.out
+    found = json.loads(run("features", "explain", "--json", "--prompt", prompt).out)
+    assert found["columns"]["intercept"] == 1.0
+    assert not any(name.startswith("tag") for name in found["columns"])
+
+
+def test_features_explain_reads_standard_input(run: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    def standard_input(raw: bytes) -> None:
+        monkeypatch.setattr(sys, "stdin", io.TextIOWrapper(io.BytesIO(raw), encoding="ascii"))
+
+    given = run("features", "explain", "--json", "--prompt", "你好").out
+    standard_input("你好".encode())
+    assert run("features", "explain", "--json", "--prompt", "-").out == given
+    standard_input(b"a\xff")
+    refused(run("features", "explain", "--prompt", "-"), "standard input", "UTF-8", "0xff")
+    standard_input('{"request_id": "r", "prompt": "你好"}'.encode())
+    assert run("features", "explain", "--json", "--request", "-").out == given
+
+
+def test_features_explain_refuses_what_is_no_request(run: Any, file: Any, tmp_path: Path) -> None:
+    explain = ("features", "explain")
+    refused(run(*explain, "--request", tmp_path / "none.json"), "cannot read", "none.json", "No such file")
+    refused(run(*explain, "--request", tmp_path), "cannot read", "directory")
+    refused(run(*explain, "--request", file("{}", "r.json")), "r.json", "request_id")
+    refused(run(*explain, "--prompt", "a", "--tenant", "x" * 300), "tenant", "256")
+    refused(run(*explain, "--prompt", "a", "-c", tmp_path / "none.toml"), "cannot read the configuration")
+    for arguments in ([], ["--prompt", "a", "--request", "b"], ["--request", "b", "--tag", "c"]):
+        result = run(*explain, *arguments)
+        assert (result.status, result.out) == (2, "")
+        assert result.err.splitlines()[-1].startswith("Error: ")
+
+
+def test_features_fit_writes_a_file_that_the_configuration_can_name(
+    run: Any, file: Any, tmp_path: Path
+) -> None:
+    prompts = ["def f(x): return x", "把这段代码翻译成 Python", "What is 2 + 2?\n" * 9]
+    lines = [json.dumps({"request_id": str(i), "prompt": prompt}) for i, prompt in enumerate(prompts)]
+    data, fitted = file("\n".join(lines), "requests.jsonl"), tmp_path / "fit.json"
+    done = run("features", "fit", data, "-o", fitted, "--json")
+    assert (done.status, done.err) == (0, "")
+    report = json.loads(done.out)
+    assert report["requests"] == 3
+    config = file(f'{MODEL}[features]\nfitted = "{fitted}"\n')
+    assert json.loads(run("features", "show", "--json", "-c", config).out)["spec_id"] == report["spec_id"]
+    refused(run("features", "fit", data, "-o", tmp_path / "none" / "fit.json"), "cannot write", "fit.json")
+    fitted.write_text("[]", encoding="utf-8")
+    refused(run("features", "show", "-c", config), "features.fitted", "fit.json")
+
+
+def test_features_fit_refuses_a_data_set_that_cannot_be_read(run: Any, file: Any, tmp_path: Path) -> None:
+    def fitting(data: Path, *more: object) -> Result:
+        return run("features", "fit", data, "-o", tmp_path / "fit.json", *more)
+
+    def row(number: int, embedding: list[float]) -> str:
+        return json.dumps({"request_id": str(number), "prompt": "a", "embedding": embedding})
+
+    refused(fitting(tmp_path / "none.jsonl"), "cannot read", "none.jsonl", "No such file")
+    refused(fitting(file("\n", "empty.jsonl")), "empty.jsonl", "at least one request")
+    refused(fitting(file('{"request_id": "a", "prompt": "b"}\n{]\n', "bad.jsonl")), "bad.jsonl: line 2")
+    config = file(MODEL + "[features]\nembedding = 2\n")
+    ragged = file(f"{row(0, [1.0, 2.0])}\n{row(1, [3.0])}\n", "ragged.jsonl")
+    refused(fitting(ragged, "-c", config), "ragged.jsonl", "expected one length, got 1 and 2")
+    few = file(row(0, [1.0, 2.0]), "few.jsonl")
+    refused(fitting(few, "-c", config), "few.jsonl", "2 components")
+    assert not (tmp_path / "fit.json").exists()
+
+
+def test_features_fit_refuses_a_table_that_holds_no_prompts(run: Any, file: Any, tmp_path: Path) -> None:
+    pyarrow = pytest.importorskip("pyarrow", reason="data sets are parquet files")
+    from pyarrow import parquet
+
+    def table(columns: dict[str, list[Any]]) -> Path:
+        path = tmp_path / "prompts.parquet"
+        parquet.write_table(pyarrow.table(columns), path)
+        return path
+
+    def fitting(data: Path) -> Result:
+        return run("features", "fit", data, "-o", tmp_path / "fit.json")
+
+    refused(fitting(tmp_path), "cannot read", "prompts.parquet", "No such file")
+    refused(fitting(file("no table", "bad.parquet")), "cannot read", "bad.parquet")
+    refused(fitting(table({"text": ["a"]})), "prompts.parquet", "a column 'prompt', found text")
+    refused(fitting(table({"prompt": ["a", None]})), "prompts.parquet", "row 1")
+    refused(fitting(table({"prompt": ["a"], "embedding": ["x"]})), "row 0", "embedding")
+    assert fitting(table({"prompt": ["a", "你好"], "task": ["t", None]})).status == 0
+    assert fitting(tmp_path).status == 0
+
+
+# -- secrets and the program ----------------------------------------------------------------------------
 
 
 def test_secrets_do_not_appear_in_errors(run: Any, file: Any, monkeypatch: pytest.MonkeyPatch) -> None:

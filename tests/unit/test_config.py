@@ -129,6 +129,43 @@ def test_a_field_map_may_only_name_fields_of_the_event(table: str) -> None:
     said = message(f'{MODEL}[{table}]\nfield_map = {{ requestid = "$.id" }}\n')
     assert f"{table}.field_map" in said
     assert "request_id" in said
+    said = message(f'{MODEL}[{table}]\nfield_map = {{ zzz = "$.id" }}\n')
+    assert "valid keys are: " in said
+    assert "tenant" in said
+
+
+@pytest.mark.parametrize("path", ["", "$", "$.", "$.a..b", "a."])
+def test_a_field_map_holds_paths(path: str) -> None:
+    said = message(f'{MODEL}[requests]\nfield_map = {{ prompt = "{path}" }}\n')
+    assert "requests.field_map.prompt: Expected a path" in said
+    assert '"$.meta.id"' in said
+
+
+@pytest.mark.parametrize(
+    "servers",
+    ["", " ", "host:port", "host:", "host:0", "host:65536", "a:1,", "a b:1", "::1", "[::1", "a:1:2"],
+)
+def test_servers_are_hosts_and_ports(servers: str) -> None:
+    assert "kafka.bootstrap_servers" in message(f'{MODEL}[kafka]\nbootstrap_servers = "{servers}"\n')
+
+
+@pytest.mark.parametrize(
+    "servers", ["host", "host:9092", "10.0.0.1:1, b.example.org:65535", "[::1]:9092", "[::1]"]
+)
+def test_servers_may_be_several_and_of_any_kind(servers: str) -> None:
+    assert parse(f'{MODEL}[kafka]\nbootstrap_servers = "{servers}"\n').kafka.bootstrap_servers == servers
+
+
+@pytest.mark.parametrize("protocol", ["SASL_PLAINTEXT", "SASL_SSL"])
+@pytest.mark.parametrize("mechanism", ["PLAIN", "SCRAM-SHA-512"])
+def test_logging_in_needs_a_name_and_a_password(protocol: str, mechanism: str) -> None:
+    table = f'[kafka]\nsecurity_protocol = "{protocol}"\nsasl_mechanism = "{mechanism}"\n'
+    assert "kafka.sasl_username is missing" in message(MODEL + table)
+    assert "kafka.sasl_password is missing" in message(f'{MODEL}{table}sasl_username = "router"\n')
+
+
+def test_a_key_without_its_certificate_is_refused() -> None:
+    assert "kafka.ssl_keyfile needs kafka.ssl_certfile" in message(f'{MODEL}[kafka]\nssl_keyfile = "k.pem"\n')
 
 
 @pytest.mark.parametrize(("key", "value"), [("tagz", "3"), ("tags", '"x"'), ("statistics", "99")])
@@ -219,6 +256,9 @@ def test_anything_else_is_no_duration(text: object) -> None:
         ('[learning]\nhalf_life = "0s"', "learning.half_life"),
         ('[engine]\npublish_interval = "0s"', "engine.publish_interval"),
         (f'[feedback]\njoin_window = "{"9" * 400}w"', "feedback.join_window"),
+        ('[feedback]\njoin_window = "0.5ms"', "feedback.join_window"),
+        ('[requests]\nmax_request_age = "36501d"', "requests.max_request_age"),
+        ('[kafka]\nsession_timeout = "25d"', "kafka.session_timeout"),
     ],
 )
 def test_a_duration_that_cannot_be_meant_is_refused(table: str, key: str) -> None:
@@ -232,7 +272,12 @@ PASSWORD = 'sasl_password = { env = "BANDITROUTE_TEST_PASSWORD" }'
 
 def test_a_secret_comes_from_the_environment(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("BANDITROUTE_TEST_PASSWORD", "hunter2")
-    assert parse(f"{MODEL}[kafka]\n{PASSWORD}\n").kafka.sasl_password is not None
+    assert (
+        parse(f"{MODEL}[kafka]\n{PASSWORD}\n").kafka.sasl_password == Secret("hunter2") != Secret("hunter3")
+    )
+    assert Secret("hunter2").reveal() == "hunter2"
+    monkeypatch.setenv("BANDITROUTE_TEST_PASSWORD", "")
+    assert "not empty" in message(f"{MODEL}[kafka]\n{PASSWORD}\n")
 
 
 def test_a_secret_that_is_not_set_names_its_variable(monkeypatch: pytest.MonkeyPatch) -> None:

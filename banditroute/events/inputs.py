@@ -1,7 +1,7 @@
-"""Wire structs and their bytes: the only place where bytes become objects.
+"""What users send: requests and feedback, validated here and nowhere else.
 
-Input (requests, feedback) tolerates unknown fields, rejects wrong types with the path of the field,
-and bounds every size. A bad record is a `Rejected` value, never an exception. See docs/EVENTS.md.
+Unknown fields are tolerated, wrong types are rejected with the path of the field, every size is bounded. A bad record
+is a `Rejected` value, never an exception. See docs/EVENTS.md.
 """
 
 from __future__ import annotations
@@ -13,29 +13,28 @@ from typing import Annotated, Any, Final, Literal, TypeVar
 import msgspec
 from msgspec import Meta, Struct
 
+from banditroute.events.bounds import (
+    MAX_CONTEXT,
+    MAX_EMBEDDING,
+    MAX_FEEDBACK_BYTES,
+    MAX_ID_BYTES,
+    MAX_MESSAGES,
+    MAX_REQUEST_BYTES,
+    MAX_TAGS,
+    Id,
+    Name,
+    Names,
+    NonNegative,
+    Positive,
+    Tokens,
+)
+from banditroute.events.field_map import FieldMap
+
 T = TypeVar("T")
-
-WIRE_VERSION: Final = 1
-
-MAX_REQUEST_BYTES: Final = 1 << 20
-MAX_FEEDBACK_BYTES: Final = 1 << 16
-MAX_ID_BYTES: Final = 256
-MAX_TAGS: Final = 64
-MAX_MESSAGES: Final = 1024
-MAX_NAMES: Final = 256
-MAX_CONTEXT: Final = 256
-MAX_EMBEDDING: Final = 8192
-MAX_TOKENS: Final = 100_000_000
-
-Id = Annotated[str, Meta(min_length=1, max_length=MAX_ID_BYTES)]
-Name = Annotated[str, Meta(min_length=1, max_length=MAX_ID_BYTES)]
-Names = Annotated[tuple[Name, ...], Meta(max_length=MAX_NAMES)]
-Tokens = Annotated[int, Meta(ge=0, le=MAX_TOKENS)]
-NonNegative = Annotated[float, Meta(ge=0.0, le=1e12)]
-Positive = Annotated[float, Meta(gt=0.0, le=1e12)]
 
 FeedbackKind = Literal["thumb", "score", "outcome", "usage", "withdraw"]
 QUALITY_KINDS: Final = frozenset({"thumb", "score", "outcome"})
+_MAX_REASON: Final = 300  # characters; a reason may quote a value
 
 
 class Rejected(Struct, frozen=True):
@@ -44,14 +43,14 @@ class Rejected(Struct, frozen=True):
     reason: str
 
 
-class ContentPart(Struct, frozen=True):
+class ContentPart(Struct, frozen=True, gc=False):
     """One part of a multi-part chat message; only text parts are read."""
 
     type: str = "text"
     text: str = ""
 
 
-class Message(Struct, frozen=True):
+class Message(Struct, frozen=True, gc=False):
     """One chat message; multi-part content is joined into text."""
 
     role: Annotated[str, Meta(max_length=64)]
@@ -63,7 +62,7 @@ class Message(Struct, frozen=True):
             msgspec.structs.force_setattr(self, "content", text)
 
 
-class Request(Struct, frozen=True, kw_only=True):
+class Request(Struct, frozen=True, kw_only=True, omit_defaults=True, gc=False):
     """A request to be routed.
 
     At least one of `prompt`, `messages`, `context` and `embedding` is there. `allow` and `deny` hold
@@ -79,6 +78,8 @@ class Request(Struct, frozen=True, kw_only=True):
     tenant: Name | None = None
     tags: Annotated[tuple[Name, ...], Meta(max_length=MAX_TAGS)] = ()
     session_id: Id | None = None
+    language: Name | None = None
+    hour: Annotated[int, Meta(ge=0, le=23)] | None = None
     input_tokens: Tokens | None = None
     max_output_tokens: Tokens | None = None
     needs: Names = ()
@@ -90,7 +91,7 @@ class Request(Struct, frozen=True, kw_only=True):
     deadline: float | None = None
 
 
-class Feedback(Struct, frozen=True, kw_only=True, omit_defaults=True):
+class Feedback(Struct, frozen=True, kw_only=True, omit_defaults=True, gc=False):
     """What came back for a decision.
 
     `model` is the one that really served; by default the decided one. `value` is in [0, 1]; a thumb may
@@ -132,133 +133,8 @@ class Feedback(Struct, frozen=True, kw_only=True, omit_defaults=True):
         return None if self.ok is None else float(self.ok)
 
 
-class Expected(Struct, frozen=True, omit_defaults=True):
-    """What the chosen model was expected to give; a field is absent until something is known of it."""
-
-    quality: float
-    cost_usd: float
-    latency_ms: float | None = None
-
-
-class Weights(Struct, frozen=True):
-    """The utility weights in force: utility = quality - cost * cost_usd - latency * seconds."""
-
-    cost: float
-    latency: float
-
-
-class Decision(Struct, frozen=True, kw_only=True, omit_defaults=True):
-    """Which model should serve a request, and why."""
-
-    v: int
-    decision_id: str
-    request_id: str
-    model: str | None
-    reason: str
-    weights: Weights
-    posterior_version: str
-    spec_id: str
-    fallbacks: tuple[str, ...] = ()
-    propensity: float | None = None
-    explored: bool = False
-    expected: Expected | None = None
-    tenant: str | None = None
-    mode: Literal["active", "shadow", "frozen"] = "active"
-
-
-class DecisionKey(Struct, frozen=True):
-    """The part of a logged decision that settling feedback needs."""
-
-    request_id: str
-    model: str | None
-    tenant: str | None = None
-    mode: str = "active"
-
-
-class Copied(Struct, frozen=True, tag="feedback", tag_field="type", omit_defaults=True):
-    """Feedback copied into the journal; `src` is its (feedback partition, offset)."""
-
-    src: tuple[int, int]
-    feedback: Feedback
-    everywhere: bool = False  # copied to every partition because its home could not be told
-
-
-class Decided(Struct, frozen=True, tag="decided", tag_field="type"):
-    """Decisions of this partition below `upto` exist."""
-
-    upto: int
-
-
-class Expire(Struct, frozen=True, tag="expire", tag_field="type"):
-    """Decisions below `upto` are closed; records parked before `before` (milliseconds) are given up."""
-
-    upto: int
-    before: int
-
-
-class PriceEdit(Struct, frozen=True, tag="price", tag_field="edit"):
-    """From here on `model` costs this much, in USD per million tokens."""
-
-    model: Name
-    input_usd_per_mtok: NonNegative
-    output_usd_per_mtok: NonNegative
-
-
-class Changed(Struct, frozen=True, tag="changed", tag_field="edit"):
-    """The change detector's verdict: scale each model's evidence by its factor in (0, 1]."""
-
-    model: Name
-    epoch: int
-    factors: dict[str, Annotated[float, Meta(gt=0.0, le=1.0)]]
-
-
-Edit = PriceEdit | Changed
-
-
-class Control(Struct, frozen=True, tag="control", tag_field="type"):
-    """Control record `number` copied into the journal."""
-
-    number: int
-    edit: Edit
-
-
-JournalRecord = Copied | Decided | Expire | Control
-
-
-class DeadLetter(Struct, frozen=True, kw_only=True, omit_defaults=True):
-    """Coordinates and reason of a record that was refused."""
-
-    v: int
-    topic: str
-    partition: int
-    offset: int
-    reason: str
-    length: int
-    sha256: str
-    payload: bytes | None = None  # base64 in JSON; feedback only, unless configured
-
-
-class Alert(Struct, frozen=True, kw_only=True):
-    """Something a person should look at."""
-
-    v: int
-    kind: str
-    message: str
-    partition: int | None = None
-
-
 _request_decoder = msgspec.json.Decoder(Request)
 _feedback_decoder = msgspec.json.Decoder(Feedback)
-_decision_decoder = msgspec.json.Decoder(Decision)
-_decision_key_decoder = msgspec.json.Decoder(DecisionKey)
-_journal_decoder: msgspec.json.Decoder[JournalRecord] = msgspec.json.Decoder(JournalRecord)
-_edit_decoder: msgspec.json.Decoder[Edit] = msgspec.json.Decoder(Edit)
-_encoder = msgspec.json.Encoder()
-
-
-def encode(event: Struct) -> bytes:
-    """Encode any event of this module as JSON bytes."""
-    return _encoder.encode(event)
 
 
 def decode_request(value: bytes | None, field_map: FieldMap | None = None) -> Request | Rejected:
@@ -290,73 +166,26 @@ def decode_feedback(value: bytes | None, field_map: FieldMap | None = None) -> F
     return _check_feedback(feedback) or feedback
 
 
-def decode_decision(value: bytes) -> Decision:
-    """Decode one decision record's value; raises `msgspec.DecodeError` on bytes that are not ours."""
-    return _decision_decoder.decode(value)
-
-
-def decode_decision_key(value: bytes) -> DecisionKey:
-    """Decode only what settling needs of a decision record's value."""
-    return _decision_key_decoder.decode(value)
-
-
-def decode_journal(value: bytes) -> JournalRecord:
-    """Decode one journal record; raises `msgspec.DecodeError` on bytes that are not ours."""
-    return _journal_decoder.decode(value)
-
-
-def decode_edit(value: bytes | None) -> Edit | Rejected:
-    """Decode one control record; never raises on bad bytes."""
-    if value is None:
-        return Rejected("the value is null")
-    try:
-        return _edit_decoder.decode(value)
-    except (msgspec.DecodeError, UnicodeDecodeError) as error:
-        return Rejected(_sentence(error))
-
-
 def request_of(event: Request | Mapping[str, Any]) -> Request | Rejected:
     """Validate a request given as an object or a mapping (the library face)."""
-    request = event if isinstance(event, Request) else _convert(event, Request)
+    request = _convert(event, Request)
     return request if isinstance(request, Rejected) else _check_request(request) or request
 
 
 def feedback_of(event: Feedback | Mapping[str, Any]) -> Feedback | Rejected:
     """Validate feedback given as an object or a mapping (the library face)."""
-    feedback = event if isinstance(event, Feedback) else _convert(event, Feedback)
+    feedback = _convert(event, Feedback)
     return feedback if isinstance(feedback, Rejected) else _check_feedback(feedback) or feedback
 
 
-class FieldMap:
-    """Picks our fields out of a foreign JSON payload.
-
-    Parameters
-    ----------
-    paths : mapping of str to str
-        Our field name to a path such as ``"$.meta.requestId"``; fields not named are taken under their own
-        name from the top level.
-
-    Examples
-    --------
-    >>> FieldMap({"request_id": "$.meta.id"}).pick({"meta": {"id": "a"}, "prompt": "hi"})
-    {'meta': {'id': 'a'}, 'prompt': 'hi', 'request_id': 'a'}
-    """
-
-    def __init__(self, paths: Mapping[str, str]) -> None:
-        self._paths = {field: tuple(path.removeprefix("$.").split(".")) for field, path in paths.items()}
-
-    def pick(self, payload: Mapping[str, Any]) -> dict[str, Any]:
-        """Return the payload with our fields laid over it."""
-        picked = dict(payload)
-        for field, path in self._paths.items():
-            node: Any = payload
-            for step in path:
-                node = node.get(step) if isinstance(node, Mapping) else None
-            if node is None:
-                picked.pop(field, None)
-            else:
-                picked[field] = node
-        return picked
+def rejected(error: Exception) -> Rejected:
+    """Turn what a decoder raised into one short sentence; of the payload it holds a wrong tag at most."""
+    if isinstance(error, UnicodeDecodeError):
+        return Rejected("invalid UTF-8")
+    if isinstance(error, RecursionError):
+        return Rejected("the value is nested too deeply")
+    sentence = str(error)
+    return Rejected(sentence if len(sentence) <= _MAX_REASON else f"{sentence[:_MAX_REASON]}…")
 
 
 def _decode(
@@ -375,22 +204,18 @@ def _decode(
             return decoder.decode(value)
         payload = msgspec.json.decode(value)
     except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
-        return Rejected(_sentence(error))
+        return rejected(error)
     if not isinstance(payload, dict):
         return Rejected("the value is not a JSON object")
     return _convert(field_map.pick(payload), kind)
 
 
-def _convert(payload: Mapping[str, Any], kind: type[T]) -> T | Rejected:
+def _convert(event: Any, kind: type[T]) -> T | Rejected:
     try:
-        return msgspec.convert(payload, kind)
-    except (msgspec.ValidationError, RecursionError) as error:
-        return Rejected(_sentence(error))
-
-
-def _sentence(error: Exception) -> str:
-    # A decode error never quotes the payload, so no prompt text can leak through the reason.
-    return "invalid UTF-8" if isinstance(error, UnicodeDecodeError) else str(error)
+        # An object is taken apart first: its fields were never checked.
+        return msgspec.convert(msgspec.to_builtins(event) if isinstance(event, kind) else event, kind)
+    except (msgspec.ValidationError, TypeError, RecursionError) as error:
+        return rejected(error)
 
 
 def _too_long(values: Sequence[tuple[str, str | None]]) -> Rejected | None:
@@ -424,6 +249,7 @@ def _check_request(request: Request) -> Rejected | None:
         ("request_id", request.request_id),
         ("tenant", request.tenant),
         ("session_id", request.session_id),
+        ("language", request.language),
     ]
     names += [("tags[...]", tag) for tag in request.tags]
     return (
@@ -442,6 +268,10 @@ def _check_request(request: Request) -> Rejected | None:
 
 
 def _check_feedback(feedback: Feedback) -> Rejected | None:
+    if feedback.decision_id is not None and feedback.decision_id.endswith(
+        "\n"
+    ):  # which a pattern's $ lets pass
+        return Rejected("Expected `partition-offset` - at `$.decision_id`")
     numbers = (feedback.cost_usd, feedback.latency_ms, feedback.output_tokens, feedback.input_tokens)
     if feedback.kind == "usage" and all(number is None for number in numbers):
         return Rejected("usage carries none of `cost_usd`, `input_tokens`, `output_tokens`, `latency_ms`")
