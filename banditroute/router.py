@@ -45,6 +45,7 @@ from banditroute.events import (
 from banditroute.flow.decider import Decider, InputRecord, no_decisions
 from banditroute.flow.effects import Ready
 from banditroute.flow.fields import LearnerSettings
+from banditroute.flow.judge import Judge
 from banditroute.flow.partition import Partition, genesis_state
 from banditroute.flow.snapshot import Genesis
 from banditroute_features import Encoder, FeatureSpec
@@ -118,6 +119,7 @@ class Router:
         self._partition = Partition(start, encoder.spec.d, encoder.spec.spec_id, settings)
         self._partition.begin()
         self._partition.finish()
+        self._judge = Judge()
         self._now_ms = 0.0
         self._requests = 0
         self._feedback = 0
@@ -242,8 +244,11 @@ class Router:
             raise InputError(f"the edit is not valid: {checked.reason}")
         if checked.model not in self._catalog:
             raise InputError(f"the edit names model '{checked.model}', which is not in the catalog")
-        self._append(encode(ControlRecord(self._controls, checked)))
-        self._controls += 1
+        self._control(checked)
+
+    def _control(self, edit: Edit) -> None:
+        number, self._controls = self._controls, self._controls + 1
+        self._append(encode(ControlRecord(number, edit)))
 
     def _advance(self, now: float | None) -> None:
         if now is not None:
@@ -262,6 +267,10 @@ class Router:
         for key, x, vote, weight in ready.learned:
             self._policy.observe(key, x, vote.quality, weight)
         self._updates += len(ready.learned)
+        rows = learner.evidence.rows
+        changed = {key: None for key, _, _, _ in ready.learned if key in rows}  # a set, in order
+        for edit in self._judge.look(changed, rows, learner.fields.epochs):
+            self._control(edit)
         if not self._frozen and (ready.control or (ready.learned and self._policy.due)):
             self._policy.derive(learner.evidence)
             self._covered, self._updates = learner.j, 0

@@ -1,0 +1,1 @@
+"""Policies that meet the worlds: ours, and what it is compared with."""

@@ -1,0 +1,110 @@
+"""Seven worlds in which quality is linear in the context: K = 8, d = 32."""
+
+from __future__ import annotations
+
+import math
+
+import numpy as np
+from numpy.typing import NDArray
+
+from banditroute_sim.scenarios.episode import NEVER, Episode, Floats, episode
+
+MODELS, COLUMNS = 8, 32
+_INTERCEPT, _INTERCEPT_SD, _WEIGHT_SD, _NOISE = 0.5, 0.1, 0.25, 0.3
+_LOGIT_SD = 1.2
+_FALL, _LEAD, _RISE = 0.15, 0.1, 0.4
+_DEAREST = 0.2
+_DELAY, _ANSWERED = 2000.0, 0.05
+
+
+def _contexts(rng: np.random.Generator, horizon: int) -> NDArray[np.float32]:
+    z = rng.normal(0.0, 1.0 / math.sqrt(COLUMNS - 1), (horizon, COLUMNS - 1))
+    return np.column_stack([np.ones(horizon), z]).astype(np.float32)
+
+
+def _weights(rng: np.random.Generator, count: int = MODELS) -> Floats:
+    """Return float64[K, d]: an intercept and weights for each model."""
+    theta = rng.normal(0.0, _WEIGHT_SD, (count, COLUMNS))
+    theta[:, 0] = rng.normal(_INTERCEPT, _INTERCEPT_SD, count)
+    return theta
+
+
+def _noisy(rng: np.random.Generator, mean: Floats) -> Floats:
+    return mean + rng.normal(0.0, _NOISE, mean.shape)
+
+
+def linear(rng: np.random.Generator, horizon: int) -> Episode:
+    """Nothing changes."""
+    x = _contexts(rng, horizon)
+    mean = x @ _weights(rng).T
+    return episode("linear", x, mean, _noisy(rng, mean))
+
+
+def logistic(rng: np.random.Generator, horizon: int) -> Episode:
+    """Thumbs whose logit is linear."""
+    x = _contexts(rng, horizon)
+    theta = _weights(rng)
+    level = np.clip(theta[:, 0], 0.01, 0.99)
+    logit = np.log(level / (1.0 - level)) + x[:, 1:] @ (theta[:, 1:] * (_LOGIT_SD / _WEIGHT_SD)).T
+    mean = 1.0 / (1.0 + np.exp(-logit))
+    return episode("logistic", x, mean, (rng.random(mean.shape) < mean).astype(np.float64))
+
+
+def abrupt(rng: np.random.Generator, horizon: int) -> Episode:
+    """Half-way the best model is redrawn and falls, and the worst is redrawn."""
+    x = _contexts(rng, horizon)
+    theta = _weights(rng)
+    best, worst, half = int(theta[:, 0].argmax()), int(theta[:, 0].argmin()), horizon // 2
+    later, fresh = theta.copy(), _weights(rng, 2)
+    later[best, 1:], later[worst] = fresh[0, 1:], fresh[1]
+    later[best, 0] -= _FALL
+    mean = np.concatenate([x[:half] @ theta.T, x[half:] @ later.T])
+    return episode("abrupt", x, mean, _noisy(rng, mean), changes=(half,))
+
+
+def walk(rng: np.random.Generator, horizon: int) -> Episode:
+    """Every weight wanders: an AR(1) process with a time constant of a fifth of the horizon."""
+    x = _contexts(rng, horizon)
+    keep = math.exp(-5.0 / horizon)
+    centre = np.zeros(COLUMNS)
+    centre[0] = _INTERCEPT
+    spread = np.full(COLUMNS, _WEIGHT_SD)
+    spread[0] = _INTERCEPT_SD
+    theta = _weights(rng) - centre
+    mean = np.empty((horizon, MODELS))
+    for t in range(horizon):
+        mean[t] = (theta + centre) @ x[t]
+        theta = keep * theta + math.sqrt(1.0 - keep * keep) * rng.normal(0.0, 1.0, theta.shape) * spread
+    return episode("walk", x, mean, _noisy(rng, mean))
+
+
+def delay_sparse(rng: np.random.Generator, horizon: int) -> Episode:
+    """One decision in twenty is answered, after two thousand rounds on average."""
+    x = _contexts(rng, horizon)
+    mean = x @ _weights(rng).T
+    delay = rng.exponential(_DELAY, horizon).astype(np.int64)
+    delay[rng.random(horizon) >= _ANSWERED] = NEVER
+    return episode("delay-sparse", x, mean, _noisy(rng, mean), delay=delay)
+
+
+def new_model(rng: np.random.Generator, horizon: int) -> Episode:
+    """Half-way the eighth model appears, better than the best by a tenth."""
+    x = _contexts(rng, horizon)
+    theta, half = _weights(rng, MODELS - 1), horizon // 2
+    newcomer = _weights(rng, 1)
+    newcomer[0, 0] = theta[:, 0].max() + _LEAD
+    mean = x @ np.concatenate([theta, newcomer]).T
+    available = np.ones(mean.shape, np.bool_)
+    available[:half, -1] = False
+    return episode("new-model", x, mean, _noisy(rng, mean), available=available, changes=(half,))
+
+
+def price_change(rng: np.random.Generator, horizon: int) -> Episode:
+    """Half-way the price of the best model rises."""
+    x = _contexts(rng, horizon)
+    theta, half = _weights(rng), horizon // 2
+    prices = rng.uniform(0.0, _DEAREST, MODELS)
+    mean = x @ theta.T
+    cost = np.tile(prices, (horizon, 1))
+    cost[half:, int((theta[:, 0] - prices).argmax())] += _RISE
+    return episode("price-change", x, mean, _noisy(rng, mean), cost=cost, changes=(half,))
