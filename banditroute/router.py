@@ -24,6 +24,7 @@ from collections.abc import Iterable, Mapping
 from typing import Any
 
 from banditroute.bandit.evidence import Evidence, ModelKey
+from banditroute.bandit.pacing import BudgetPacer, Fixed, FloorPacer, Pacer
 from banditroute.bandit.posterior import ModelPrior, Posterior
 from banditroute.bandit.thompson import Policy
 from banditroute.catalog import Catalog
@@ -71,11 +72,36 @@ def make_encoder(config: Config) -> Encoder:
         raise ConfigError(str(error)) from error
 
 
+def make_pacer(config: Config) -> Pacer:
+    """Return what gives the cost weight in force: the objective of a configuration."""
+    objective = config.objective
+    if objective.quality_floor is not None and objective.reference is not None:
+        return FloorPacer(objective.quality_floor, config.catalog.names.index(objective.reference))
+    if objective.budget_usd_per_request is not None:
+        return BudgetPacer(objective.budget_usd_per_request)
+    if objective.budget_usd_per_day is not None and objective.requests_per_day is not None:
+        return BudgetPacer(per_day=objective.budget_usd_per_day, requests_per_day=objective.requests_per_day)
+    return Fixed(objective.cost_weight)
+
+
+def overrun(ready: Ready) -> float:
+    """Return by how many USD what was learned differs from what the decisions expected to pay."""
+    return sum(
+        math.copysign(1.0, weight) * (vote.cost_usd - vote.cost_pred)
+        for _, _, vote, weight in ready.learned
+        if vote.cost_usd == vote.cost_usd and vote.cost_pred == vote.cost_pred  # neither is NaN
+    )
+
+
 def make_policy(config: Config, spec: FeatureSpec) -> Policy:
     """Return the policy of a configuration, before any evidence."""
     blocks = [(block.start, block.stop) for block in spec.blocks]
     return Policy(
-        model_priors(config.catalog), blocks, seed=config.learning.seed, greedy=config.engine.mode == "frozen"
+        model_priors(config.catalog),
+        blocks,
+        seed=config.learning.seed,
+        greedy=config.engine.mode == "frozen",
+        floor=config.learning.exploration_floor,
     )
 
 
@@ -112,7 +138,8 @@ class Router:
         self._catalog = config.catalog
         encoder = make_encoder(config)
         self._policy = make_policy(config, encoder.spec)
-        self._decider = Decider(config, self._catalog, encoder, self._policy)
+        self._pacer = make_pacer(config)
+        self._decider = Decider(config, self._catalog, encoder, self._policy, self._pacer)
         settings = learner_settings(config)
         genesis = Genesis(log_epoch=0, hash_key="")
         start = genesis_state(0, encoder.spec.d, encoder.spec.spec_id, settings, genesis)
@@ -267,6 +294,7 @@ class Router:
         for key, x, vote, weight in ready.learned:
             self._policy.observe(key, x, vote.quality, weight)
         self._updates += len(ready.learned)
+        self._pacer.paid(overrun(ready))
         rows = learner.evidence.rows
         changed = {key: None for key, _, _, _ in ready.learned if key in rows}  # a set, in order
         for edit in self._judge.look(changed, rows, learner.fields.epochs):

@@ -121,12 +121,14 @@ class Replica:
         from banditroute.flow.partition import Partition, genesis_state
         from banditroute.flow.partitioner import PartitionerWatch
         from banditroute.flow.snapshot import Genesis
-        from banditroute.router import learner_settings, make_encoder, make_policy
+        from banditroute.router import learner_settings, make_encoder, make_pacer, make_policy
 
         self.config: Config = from_dict(configuration("none:0", "requests", ""))
         encoder = make_encoder(self.config)
         self.policy = make_policy(self.config, encoder.spec)
-        self.decider = Decider(self.config, self.config.catalog, encoder, self.policy)
+        self.decider = Decider(
+            self.config, self.config.catalog, encoder, self.policy, make_pacer(self.config)
+        )
         settings = learner_settings(self.config)
         spec = encoder.spec
         genesis = genesis_state(0, spec.d, spec.spec_id, settings, Genesis(log_epoch=1, hash_key="00"))

@@ -19,6 +19,8 @@ LOG_SQRT_2PI = 0.5 * math.log(2.0 * math.pi)
 GOLDEN = np.uint64(0x9E3779B97F4A7C15)
 MIX1, MIX2 = np.uint64(0xBF58476D1CE4E5B9), np.uint64(0x94D049BB133111EB)
 S11, S27, S30, S31 = np.uint64(11), np.uint64(27), np.uint64(30), np.uint64(31)
+SALT_END, SALT_FLOOR = np.uint64(0x6C616D626461), np.uint64(0x666C6F6F72)
+LOW, HIGH, HIGH_SHARE = 2, 6, 7  # columns of a request's limits
 NODES, WEIGHTS = np.polynomial.legendre.leggauss(8)
 BONUS = 2.0  # curiosity bonus in units of sigma * xᵀVx
 NOISE = 0.5  # model-level noise in units of sigma * sqrt(qbar)
@@ -53,6 +55,15 @@ def normal(seed: Any, request_key: Any, model_key: Any) -> float:
     first = (np.float64(_mix(h + GOLDEN) >> S11) + 1.0) * 2.0**-53  # in (0, 1], so the logarithm is finite
     second = np.float64(_mix(h + GOLDEN + GOLDEN) >> S11) * 2.0**-53
     return math.sqrt(-2.0 * math.log(first)) * math.cos(2.0 * math.pi * second)
+
+
+@kernel
+def uniform(seed: Any, request_key: Any, salt: Any) -> float:
+    """Return the number in [0, 1) of (seed, request, salt), independent of every normal one."""
+    h = _mix(seed + GOLDEN)
+    h = _mix((h ^ request_key) + GOLDEN)
+    h = _mix((h ^ salt) + GOLDEN)
+    return np.float64(_mix(h + GOLDEN + GOLDEN + GOLDEN) >> S11) * 2.0**-53
 
 
 @kernel
@@ -280,8 +291,10 @@ def _quadratic(v: Any, x: Any, u: Any) -> float:
 
 
 @kernel
-def _predict(k: int, q: float, means: Any, limits: Any, prices: Any, tail: Any, cand: Any) -> float:
-    """Write one candidate's quality, sd, log tokens, cost and log latency; return its expected utility.
+def _predict(
+    k: int, q: float, weight: float, means: Any, limits: Any, prices: Any, tail: Any, cand: Any
+) -> float:
+    """Write one candidate's quality, sd, log tokens, cost and log latency; return its utility at a cost weight.
 
     ``tail`` holds, per model, noise sd, token offset, token ratio, latency intercept and slope; in its last column
     sigma and the mean log latency that stands in for an unknown one.
@@ -297,7 +310,7 @@ def _predict(k: int, q: float, means: Any, limits: Any, prices: Any, tail: Any, 
         log_ms = min(max(log_ms, LEAST_LOG_MS), MOST_LOG_MS)
     cand[0], cand[1] = quality, tail[0, last] * math.sqrt(1.0 + q)
     cand[2], cand[3], cand[4] = log_tokens, cost, log_ms
-    utility = quality - limits[2] * cost
+    utility = quality - weight * cost
     if limits[3] != 0.0:
         stand_in = tail[1, last] if math.isnan(log_ms) else log_ms
         if not math.isnan(stand_in):
@@ -361,37 +374,89 @@ def _rank(chosen: int, utility: Any, ok: Any, names: Any, rank: Any) -> None:
         count += 1
 
 
+@kernel
+def _lottery(seed: Any, key: Any, ok: Any, names: Any) -> int:
+    """Return one of the models that may serve, each with the same probability, wherever it stands."""
+    best, least = -1, 2.0
+    for k in range(ok.shape[0]):
+        if ok[k]:
+            ticket = uniform(seed, key, names[k])
+            if ticket < least or (ticket == least and names[k] < names[best]):
+                best, least = k, ticket
+    return best
+
+
+@kernel
+def _chance(
+    k: int, limits: Any, used: float, floor: float, cand: Any, spread: Any, ok: Any, scratch: Any
+) -> float:
+    """Return P(k is chosen) over everything random: noise, the two cost weights, the floor.
+
+    ``scratch[1]`` holds the centres of the scores at the cost weight ``used``; the rest is overwritten.
+    """
+    center, other, u, w = scratch[1], scratch[2], scratch[3], scratch[4]
+    p = propensity(center, spread, ok, k, u, w)
+    share = limits[HIGH_SHARE]
+    if share > 0.0 and limits[HIGH] != limits[LOW]:
+        high = used == limits[HIGH]
+        shift = limits[LOW] - used if high else limits[HIGH] - used
+        for b in range(ok.shape[0]):
+            other[b] = min(max(center[b] - shift * cand[b, 3], -2.0 * BOUND), 2.0 * BOUND)
+        rest = propensity(other, spread, ok, k, u, w)
+        p = share * p + (1.0 - share) * rest if high else (1.0 - share) * p + share * rest
+    if floor > 0.0:
+        p = (1.0 - floor) * p + floor / ok.sum()
+    return p
+
+
 # fmt: off
 @kernel
 def decide_batch(
-    seed: Any, greedy: bool, x: Any, keys: Any, limits: Any, eligible: Any, prices: Any, state: Any, v: Any,
-    names: Any, cand: Any, score: Any, rank: Any, info: Any, chance: Any,
+    seed: Any, greedy: bool, floor: float, x: Any, keys: Any, limits: Any, eligible: Any, prices: Any, state: Any,
+    v: Any, names: Any, cand: Any, score: Any, rank: Any, info: Any, chance: Any,
 ) -> None:
     # fmt: on
-    """Decide every request of a batch; see ``thompson.Policy.decide`` for the meaning of each array."""
+    """Decide every request of a batch; see ``thompson.Policy.decide`` for the meaning of each array.
+
+    ``chance`` has 2 + K columns or 2: the cost weight in use, the propensity of the choice, and of every model.
+    """
     d, models, wide = x.shape[1], names.shape[0], v.shape[1]
     clean, u32 = np.zeros(wide, np.float32), np.empty(wide, np.float32)
     means, ok = np.empty(models + 1), np.empty(models, np.bool_)
-    scratch = np.empty((4, models))
-    utility, center, u, w = scratch[0], scratch[1], scratch[2], scratch[3]
+    scratch = np.empty((5, models))
+    utility, center = scratch[0], scratch[1]
     tail = state[d:]
     sigma, spread = tail[0, models], tail[0]
     for r in range(x.shape[0]):
         _load(x[r], state, clean, means)
+        used = limits[r, LOW]
+        if limits[r, HIGH_SHARE] > 0.0 and uniform(seed, keys[r], SALT_END) < limits[r, HIGH_SHARE]:
+            used = limits[r, HIGH]
         for k in range(models):
             q = _quadratic(v[k], clean, u32)
-            utility[k] = _predict(k, q, means, limits[r], prices, tail, cand[r, k])
+            utility[k] = _predict(k, q, used, means, limits[r], prices, tail, cand[r, k])
             center[k] = utility[k] if greedy else utility[k] + min(BONUS * sigma * q, BOUND)
             score[r, k] = center[k]
             if not greedy and spread[k] > 0.0:
                 score[r, k] += spread[k] * normal(seed, keys[r], names[k])
         info[r, 1] = _filter(cand[r], limits[r], eligible[r], ok)
+        chance[r, 0] = used
         if info[r, 1] > 0:
-            info[r, 0], info[r, 2], chance[r] = -1, 0, math.nan
+            info[r, 0], info[r, 2] = -1, 0
+            chance[r, 1:] = math.nan
             rank[r] = -1
             continue
         chosen = _best(score[r], ok, names)
+        if not greedy and floor > 0.0 and uniform(seed, keys[r], SALT_FLOOR) < floor:
+            chosen = _lottery(seed, keys[r], ok, names)
         info[r, 0] = chosen
         info[r, 2] = chosen != _best(utility, ok, names)
         _rank(chosen, utility, ok, names, rank[r])
-        chance[r] = 1.0 if greedy else propensity(center, spread, ok, chosen, u, w)
+        for k in range(chance.shape[1] - 2):
+            chance[r, 2 + k] = 0.0
+            if ok[k]:
+                chance[r, 2 + k] = (
+                    np.float64(k == chosen) if greedy
+                    else _chance(k, limits[r], used, floor, cand[r], spread, ok, scratch)
+                )
+        chance[r, 1] = 1.0 if greedy else _chance(chosen, limits[r], used, floor, cand[r], spread, ok, scratch)

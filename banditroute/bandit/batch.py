@@ -12,8 +12,9 @@ Floats = NDArray[np.float64]
 
 LIMITS: Final = (
     "input_tokens", "max_output_tokens", "cost_weight", "latency_weight", "max_cost_usd", "max_latency_ms",
+    "high_cost_weight", "high_share",
 )  # fmt: skip
-UNLIMITED: Final = (0.0, np.inf, 0.0, 0.0, np.inf, np.inf)
+UNLIMITED: Final = (0.0, np.inf, 0.0, 0.0, np.inf, np.inf, 0.0, 0.0)
 
 
 @dataclass(slots=True)
@@ -26,9 +27,10 @@ class DecideBatch:
         Contexts.
     keys : uint64[n]
         ``chance.request_key`` of each request.
-    limits : float64[n, 6]
+    limits : float64[n, 8]
         Per request, in the order of ``LIMITS``: input tokens, largest number of output tokens, cost weight (quality
         per USD), latency weight (quality per second), largest cost (USD), largest latency (ms); infinity is no limit.
+        Then another cost weight, and the probability that it is the one in use: a budget is met by two of them.
     eligible : bool[n, K]
         Which models may serve.
     prices : float64[K, 2]
@@ -55,12 +57,15 @@ class DecideBatch:
         latency_weight: ArrayLike = 0.0,
         max_cost_usd: ArrayLike = np.inf,
         max_latency_ms: ArrayLike = np.inf,
+        high_cost_weight: ArrayLike = 0.0,
+        high_share: ArrayLike = 0.0,
     ) -> DecideBatch:
         """Build a batch from named columns; a scalar stands for every request."""
         x = np.ascontiguousarray(x, dtype=np.float32)
         limits = np.empty((len(x), len(LIMITS)))
         limits[:, 0], limits[:, 1], limits[:, 2] = input_tokens, max_output_tokens, cost_weight
         limits[:, 3], limits[:, 4], limits[:, 5] = latency_weight, max_cost_usd, max_latency_ms
+        limits[:, 6], limits[:, 7] = high_cost_weight, high_share
         table = np.ascontiguousarray(prices, dtype=np.float64)
         allowed = np.ones((len(x), len(table)), dtype=np.bool_)
         if eligible is not None:
@@ -92,8 +97,9 @@ class Choices:
         What the choice compared, noise and bonus included.
     rank : int32[n, K]
         The chosen model, then the others that may serve by falling expected utility, then -1.
-    propensity : float64[n]
-        Probability that the chosen model would be chosen; NaN when none may serve, at least 1e-300 otherwise.
+    chance : float64[n, 2 or 2 + K]
+        The cost weight in use, the propensity of the chosen model and, if asked for, of every model: the probability
+        that it would be chosen, over everything random. NaN when none may serve, at least 1e-300 for a chosen one.
     explored : bool[n]
         Whether another model has a larger expected utility.
     """
@@ -102,7 +108,22 @@ class Choices:
     candidates: Floats
     score: Floats
     rank: NDArray[np.int32]
-    propensity: Floats
+    chance: Floats
+
+    @property
+    def cost_weight(self) -> Floats:
+        """The cost weight in use; float64[n]."""
+        return self.chance[:, 0]
+
+    @property
+    def propensity(self) -> Floats:
+        """Probability that the chosen model would be chosen; float64[n]."""
+        return self.chance[:, 1]
+
+    @property
+    def propensities(self) -> Floats:
+        """Probability of every model, 0 for one that may not serve; float64[n, K], or [n, 0] if not asked for."""
+        return self.chance[:, 2:]
 
     @property
     def chosen(self) -> NDArray[np.int32]:

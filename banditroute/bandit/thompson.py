@@ -40,6 +40,9 @@ class Policy:
         Of the random numbers, 0..2**64 - 1.
     greedy : bool
         Take the largest expected utility, without bonus and noise (propensity 1): the frozen mode.
+    floor : float
+        Probability of choosing among all models that may serve by lot: a lower bound on every propensity times their
+        number.
 
     Attributes
     ----------
@@ -49,7 +52,7 @@ class Policy:
     Raises
     ------
     ValueError
-        If a model is listed twice or the blocks are not blocks.
+        If a model is listed twice, the blocks are not blocks or the floor is no probability.
 
     Examples
     --------
@@ -71,7 +74,11 @@ class Policy:
         seed: int = 0,
         *,
         greedy: bool = False,
+        floor: float = 0.0,
     ) -> None:
+        if not 0.0 <= floor <= 1.0:
+            raise ValueError(f"floor is a probability, got {floor}")
+        self.floor = float(floor)
         self.config = config or PriorConfig()
         self.blocks = tuple((int(start), int(stop)) for start, stop in blocks)
         self.seed = np.uint64(seed)
@@ -157,10 +164,17 @@ class Policy:
         self._qbar[k] = max(self._qbar[k] - weight * project * project / bottom, 0.0)
         self._state[d, k] = _kernels_decide.NOISE * self._state[d, -1] * self._qbar[k] ** 0.5
 
-    def decide(self, batch: DecideBatch) -> Choices:
+    def decide(self, batch: DecideBatch, *, every: bool = False) -> Choices:
         """Choose a model for every request of a batch.
 
         The result does not depend on how requests are split into batches, and permuting the catalog permutes it.
+
+        Parameters
+        ----------
+        batch : DecideBatch
+            Its columns.
+        every : bool
+            Whether to work out the propensity of every model, too.
 
         Raises
         ------
@@ -179,14 +193,14 @@ class Policy:
         candidates = np.empty((n, count, 5))
         score = np.empty((n, count))
         rank = np.empty((n, count), np.int32)
-        chance = np.empty(n)
+        chance = np.empty((n, 2 + count if every else 2))
         if count == 0:
             info[:] = (-1, 1, 0)
-            chance[:] = np.nan
+            chance[:, 0], chance[:, 1:] = batch.limits[:, 2], np.nan
         else:
             # fmt: off
             _kernels_decide.decide_batch(
-                self.seed, self.greedy, batch.x, batch.keys, batch.limits, batch.eligible, batch.prices,
+                self.seed, self.greedy, self.floor, batch.x, batch.keys, batch.limits, batch.eligible, batch.prices,
                 self._state, self._v32, self._names, candidates, score, rank, info, chance,
             )
             # fmt: on

@@ -6,8 +6,10 @@ from collections.abc import Mapping, Sequence
 from typing import NamedTuple, Protocol, cast
 
 import numpy as np
+from numpy.typing import NDArray
 
 from banditroute.bandit.chance import request_key
+from banditroute.bandit.pacing import Pacer
 from banditroute.bandit.thompson import Choices, DecideBatch, Policy
 from banditroute.catalog import Catalog
 from banditroute.config import Config
@@ -102,12 +104,17 @@ class Decider:
         Request to context.
     policy : Policy
         The bandit; its catalog order is that of `catalog`.
+    pacer : Pacer
+        Gives the cost weight in force.
     """
 
-    def __init__(self, config: Config, catalog: Catalog, encoder: Encoder, policy: Policy) -> None:
+    def __init__(
+        self, config: Config, catalog: Catalog, encoder: Encoder, policy: Policy, pacer: Pacer
+    ) -> None:
         self._catalog = catalog
         self._encoder = encoder
         self._policy = policy
+        self._pacer = pacer
         self._objective = config.objective
         self._mode = config.engine.mode
         age = config.requests.max_request_age
@@ -188,8 +195,9 @@ class Decider:
     ) -> None:
         """Decide valid requests, at least one, and add what follows to `decided`."""
         requests = [request for _, request in fresh]
-        batch = self._columns(requests, prices)
+        batch, paced = self._columns(requests, prices, now_ms)
         choices = self._policy.decide(batch)
+        self._pacer.decided(batch, choices, paced, now_ms)
         offsets = [record.offset for record, _ in fresh]
         shadow = self._mode == "shadow"
         headers = self._writer.write(offsets, batch.x, choices.candidates, shadow)
@@ -214,20 +222,25 @@ class Decider:
                 )
             )
 
-    def _columns(self, requests: Sequence[Request], prices: Mapping[str, tuple[float, float]]) -> DecideBatch:
+    def _columns(
+        self, requests: Sequence[Request], prices: Mapping[str, tuple[float, float]], now_ms: float
+    ) -> tuple[DecideBatch, NDArray[np.bool_]]:
+        """Return the columns, and which requests leave the cost weight to the pacer."""
         n, k = len(requests), len(self._catalog)
         x = np.empty((n, self._encoder.spec.d), np.float32)
         tokens = np.empty(n, np.float64)
         self._encoder.encode_batch(cast("Sequence[RequestLike]", requests), x, tokens)
         eligible = np.ones((n, k), np.bool_)
-        cost_weight = np.full(n, self._objective.cost_weight)
+        weights = self._pacer.weights(self._policy.posterior, now_ms)
+        cost_weight, high_share = np.full(n, weights.low), np.full(n, weights.high_share)
+        paced = np.ones(n, np.bool_)
         max_output, max_cost, max_latency = np.full(n, INF), np.full(n, INF), np.full(n, INF)
         anyone = self._catalog.unrestricted
         for i, request in enumerate(requests):
             if not anyone or request.needs or request.allow or request.deny:
                 eligible[i] = self._catalog.eligible(request, float(tokens[i]))
             if request.cost_weight is not None:
-                cost_weight[i] = request.cost_weight
+                cost_weight[i], high_share[i], paced[i] = request.cost_weight, 0.0, False
             if request.max_output_tokens is not None:
                 max_output[i] = request.max_output_tokens
             if request.max_cost_usd is not None:
@@ -239,7 +252,7 @@ class Decider:
             in_force = in_force.copy()
             for index, name in enumerate(self._catalog.names):
                 in_force[index] = prices.get(name, in_force[index])
-        return DecideBatch.of(
+        batch = DecideBatch.of(
             x,
             np.fromiter((request_key(request.request_id) for request in requests), np.uint64, n),
             in_force,
@@ -250,7 +263,10 @@ class Decider:
             latency_weight=self._objective.latency_weight,
             max_cost_usd=max_cost,
             max_latency_ms=max_latency,
+            high_cost_weight=weights.high,
+            high_share=high_share,
         )
+        return batch, paced
 
     def _stale(self, record: InputRecord, request: Request, now_ms: float) -> bool:
         if self._default is None:
@@ -301,7 +317,7 @@ class Decider:
             propensity=float(choices.propensity[i]) if sampled else None,
             explored=bool(choices.explored[i]) if sampled else False,
             expected=expected,
-            weights=Weights(float(batch.limits[i, 2]), float(batch.limits[i, 3])),
+            weights=Weights(float(choices.cost_weight[i]), float(batch.limits[i, 3])),
             reason=reason,
             posterior_version=version,
             spec_id=self._spec_id,

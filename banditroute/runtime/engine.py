@@ -36,7 +36,7 @@ POLL_SECONDS: Final = 0.05
 COMMIT_SECONDS: Final = 0.2
 RETRY_SECONDS: Final = 0.2
 MAX_RETRY_SECONDS: Final = 5.0
-LEAVE_SECONDS: Final = 1.0  # for the last publication, and again for leaving the group
+LEAVE_SECONDS: Final = 1.0  # for the last publication, and again at least for leaving the group
 
 
 @dataclass(slots=True)
@@ -161,20 +161,23 @@ class Engine:
         """Drain what was polled, apply what is in the journal, publish, commit, leave the group."""
         self._stopping = True
         deadline = time.monotonic() + self.config.engine.drain_timeout - LEAVE_SECONDS
-        while time.monotonic() < deadline and self.failure is None:
-            if not self._busy() and await self._caught_up():
-                break
-            await asyncio.sleep(0.02)
+        # a broker that is gone would be asked for the end of a log for longer than there is time
+        with contextlib.suppress(TimeoutError):
+            async with asyncio.timeout(deadline - time.monotonic()):
+                while self.failure is None and (self._busy() or not await self._caught_up()):
+                    await asyncio.sleep(0.02)
         if self.failure is None:
             with contextlib.suppress(TimeoutError):
                 await asyncio.wait_for(self._hand_over(), LEAVE_SECONDS)
-        await self._end()
+        # In the midst of a rebalance a member can only leave once all others have rejoined; one that does not leave
+        # keeps its partitions from them until its session times out.
+        await self._end(max(LEAVE_SECONDS, deadline - time.monotonic()))
 
     async def _hand_over(self) -> None:
         await asyncio.gather(*(task.publish() for task in self.partitions.values()))
         await self._commit()
 
-    async def _end(self) -> None:
+    async def _end(self, patience: float = LEAVE_SECONDS) -> None:
         for task in self._tasks():
             task.suspend()
         self.learning.cancel()
@@ -182,7 +185,7 @@ class Engine:
             job.cancel()
         await asyncio.gather(*self._jobs, return_exceptions=True)
         with contextlib.suppress(TimeoutError):
-            await asyncio.wait_for(self.client.stop(), LEAVE_SECONDS)
+            await asyncio.wait_for(self.client.stop(), patience)
         self.stopped.set()
 
     def _busy(self) -> bool:
@@ -203,6 +206,7 @@ class Engine:
         job = asyncio.ensure_future(self._guard(work))
         self._jobs.add(job)
         job.add_done_callback(self._jobs.discard)
+        job.add_done_callback(lambda _: work.close())  # cancelled before its first step, it was never begun
 
     async def _guard(self, work: Coroutine[Any, Any, None]) -> None:
         try:

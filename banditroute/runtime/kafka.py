@@ -66,9 +66,11 @@ class KafkaClient:
         wait = RETRY_SECONDS
         while True:
             try:
-                self._producer = await self._started(self._make_producer())
-                self._follower = await self._started(self._make_consumer())
-                self._asker = await self._started(self._make_consumer())
+                # something that takes connections and never answers must not outlast the bound
+                async with asyncio.timeout(deadline - time.monotonic()):
+                    self._producer = await self._started(self._make_producer())
+                    self._follower = await self._started(self._make_consumer())
+                    self._asker = await self._started(self._make_consumer())
             except (KafkaError, OSError) as error:
                 await self.stop()
                 if time.monotonic() + wait >= deadline:
@@ -115,10 +117,9 @@ class KafkaClient:
         clients = [self._group, self._follower, self._asker, *self._readers, self._producer]
         self._group = self._follower = self._asker = self._producer = None
         self._readers.clear()
-        for client in clients:
-            if client is not None:
-                with contextlib.suppress(KafkaError, OSError, asyncio.TimeoutError):
-                    await client.stop()
+        # At once, so that one that waits for a broker in vain leaves the others closed; without a broker aiokafka also
+        # lets the CancelledError of a task of its own escape, which is nobody's wish to stop here.
+        await asyncio.gather(*(client.stop() for client in clients if client), return_exceptions=True)
 
     # -- topics ------------------------------------------------------------------------------------
 

@@ -15,7 +15,7 @@ from banditroute.flow.effects import Ready
 from banditroute.flow.learner import Learner
 from banditroute.flow.partition import Partition
 from banditroute.flow.snapshot import State
-from banditroute.router import Router, learner_settings, make_encoder, make_policy
+from banditroute.router import Router, learner_settings, make_encoder, make_pacer, make_policy, overrun
 from banditroute.runtime.topics import Spec
 
 
@@ -38,7 +38,8 @@ class Learning:
         self.derives = 0
         self._config = config
         self._live = live
-        self._decider = Decider(config, self.catalog, encoder, self.policy)
+        self._pacer = make_pacer(config)
+        self._decider = Decider(config, self.catalog, encoder, self.policy, self._pacer)
         self._board = Board(self.spec.d, self.spec.spec_id, self.spec.settings)
         self._frozen = config.engine.mode == "frozen"
         self._changed = True  # something was learned since the last derive
@@ -86,8 +87,11 @@ class Learning:
 
     def observe(self, ready: Ready) -> None:
         """Let the working posterior follow what was learned; a control record asks for a derive at once."""
+        if self._frozen:  # evidence is kept, decisions do not follow it
+            return
         for key, x, vote, weight in ready.learned:
             self.policy.observe(key, x, vote.quality, weight)
+        self._pacer.paid(overrun(ready))
         self._updates += len(ready.learned)
         self._changed = True
         self._at_once = self._at_once or ready.control

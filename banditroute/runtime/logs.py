@@ -10,6 +10,7 @@ import orjson
 from banditroute.config import Logging
 
 _QUIET = ("aiokafka", "asyncio", "numba", "kafka")
+REPEAT_SECONDS = 10.0
 
 
 class JsonFormatter(logging.Formatter):
@@ -28,11 +29,32 @@ class JsonFormatter(logging.Formatter):
         return orjson.dumps(line).decode()
 
 
+class Sparing(logging.Filter):
+    """Passes a library's message once in ten seconds: without a broker they repeat it dozens of times a second."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self._passed: dict[str, float] = {}
+
+    def filter(self, record: logging.LogRecord) -> bool:
+        """Tell whether to write a record."""
+        if record.name.partition(".")[0] not in _QUIET:
+            return True
+        message = record.getMessage()
+        if record.created - self._passed.get(message, 0.0) < REPEAT_SECONDS:
+            return False
+        if len(self._passed) >= 1000:
+            self._passed.clear()
+        self._passed[message] = record.created
+        return True
+
+
 def set_up_logging(settings: Logging) -> None:
     """Log to standard error as configured; libraries only speak up when something is wrong."""
     handler = logging.StreamHandler(sys.stderr)
     human = logging.Formatter("%(asctime)s %(levelname)-7s %(message)s", "%H:%M:%S")
     handler.setFormatter(JsonFormatter() if settings.format == "json" else human)
+    handler.addFilter(Sparing())
     root = logging.getLogger()
     root.handlers[:] = [handler]
     root.setLevel(settings.level.upper())

@@ -340,7 +340,8 @@ class PartitionTask:
     # -- jobs --------------------------------------------------------------------------------------
 
     def _start(self, name: str, work: Coroutine[Any, Any, None]) -> None:
-        self._jobs[name] = asyncio.ensure_future(self._guard(name, work))
+        job = self._jobs[name] = asyncio.ensure_future(self._guard(name, work))
+        job.add_done_callback(lambda _: work.close())  # cancelled before its first step, it was never begun
 
     async def _guard(self, name: str, work: Coroutine[Any, Any, None]) -> None:
         try:

@@ -64,7 +64,7 @@ def policy():
 
 
 def columns(choices: Choices):
-    return [choices.info, choices.candidates, choices.score, choices.rank, choices.propensity]
+    return [choices.info, choices.candidates, choices.score, choices.rank, choices.chance]
 
 
 def same(first, second):
@@ -78,7 +78,7 @@ def test_every_number_of_a_decision_equals_the_plain_formula(policy):
     blocked_seen = set()
     for r in range(200):
         x = batch.x[r].astype(float)
-        n_in, most, cost_weight, latency_weight, max_cost, max_ms = batch.limits[r]
+        n_in, most, cost_weight, latency_weight, max_cost, max_ms, _, _ = batch.limits[r]
         utility, center, spread, costs, logs = [], [], [], [], []
         for k in range(K):
             q = x @ post.V[k] @ x

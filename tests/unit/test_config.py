@@ -342,10 +342,43 @@ def test_the_example_is_a_valid_configuration() -> None:
 
 def test_the_example_is_valid_with_every_optional_key(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("KAFKA_PASSWORD", "hunter2")
-    config = parse(uncommented())
-    assert config.learning.half_life is not None
-    assert config.requests.default_model == "small"
-    make_encoder(config)
+    objectives = ("budget_usd_per_request", "budget_usd_per_day", "quality_floor")
+    companions = {"budget_usd_per_day": "requests_per_day", "quality_floor": "reference"}
+    for kept in objectives:
+        document = tomllib.loads(uncommented())
+        for key in {*objectives, *companions.values()} - {kept, companions.get(kept)}:
+            del document["objective"][key]
+        config = from_dict(document)
+        assert getattr(config.objective, kept) is not None
+        assert config.learning.half_life is not None
+        assert config.requests.default_model == "small"
+        make_encoder(config)
+
+
+@pytest.mark.parametrize(
+    ("objective", "sentence"),
+    [
+        ({"budget_usd_per_request": 1.0, "quality_floor": 0.9, "reference": "large"}, "exclude each other"),
+        ({"budget_usd_per_request": 1.0, "cost_weight": 2.0}, "cost_weight is solved for"),
+        (
+            {"budget_usd_per_day": 1.0},
+            "objective.budget_usd_per_day and objective.requests_per_day go together",
+        ),
+        (
+            {"requests_per_day": 1.0},
+            "objective.budget_usd_per_day and objective.requests_per_day go together",
+        ),
+        ({"quality_floor": 0.9}, "objective.quality_floor and objective.reference go together"),
+        ({"quality_floor": 0.9, "reference": "huge"}, "objective.reference names 'huge'"),
+        ({"quality_floor": 1.5, "reference": "large"}, "objective.quality_floor: Expected `float` <= 1"),
+        ({"budget_usd_per_request": 0.0}, "objective.budget_usd_per_request: Expected `float` > 0"),
+    ],
+)
+def test_objectives_that_cannot_be_meant_are_refused(objective: dict[str, Any], sentence: str) -> None:
+    models = tomllib.loads(EXAMPLE)["models"]
+    with pytest.raises(ConfigError) as refused:
+        from_dict({"models": models, "objective": objective})
+    assert sentence in str(refused.value)
 
 
 def test_the_example_shows_the_defaults() -> None:

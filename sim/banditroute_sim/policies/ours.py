@@ -45,7 +45,7 @@ class Banditroute:
         self.detector = ChangeDetector() if detect else None
         self.alarms: list[tuple[int, int]] = []  # round, model
         self._predicted: dict[int, tuple[float, float]] = {}
-        self._limits = np.array([[1.0, np.inf, 1.0, 0.0, np.inf, np.inf]])
+        self._limits = np.array([[1.0, np.inf, 1.0, 0.0, np.inf, np.inf, 0.0, 0.0]])
         self._key = np.zeros(1, np.uint64)
         self._prices = np.zeros((count, 2))
 
