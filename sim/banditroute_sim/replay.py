@@ -1,0 +1,187 @@
+"""Replays a table of prompts and outcomes as a stream: one pass, in some order, learning only from what was chosen."""
+
+from __future__ import annotations
+
+import heapq
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+from banditroute.bandit.evidence import ModelKey
+from banditroute.bandit.pacing import Fixed, Pacer
+from banditroute.bandit.posterior import ModelPrior
+from banditroute.bandit.prior import Block, PriorConfig
+from banditroute_features import Encoder, RequestLike
+from banditroute_sim.dataset import DataSet
+from banditroute_sim.session import NAN, Session
+
+Floats = NDArray[np.float64]
+Rows = NDArray[np.int64]
+
+
+@dataclass(frozen=True, slots=True)
+class _Prompt:
+    """A row of a data set as the encoder sees it."""
+
+    prompt: str
+    tags: tuple[str, ...]
+    input_tokens: int | None
+    messages: None = None
+    tenant: None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Encoded:
+    """The contexts of a data set.
+
+    Attributes
+    ----------
+    x : float32[n, d]
+    tokens : float64[n]
+        Input tokens: counted where the data set counts them, else estimated.
+    blocks : sequence of (start, stop)
+    """
+
+    x: NDArray[np.float32]
+    tokens: Floats
+    blocks: Sequence[Block]
+
+
+@dataclass(frozen=True, slots=True)
+class Replayed:
+    """What was chosen.
+
+    Attributes
+    ----------
+    rows : int64[T]
+        The prompt of every round.
+    chosen : int64[T]
+        The model of every round.
+    propensity, cost_weight : float64[T]
+        Of the choice.
+    """
+
+    rows: Rows
+    chosen: Rows
+    propensity: Floats
+    cost_weight: Floats
+
+    def mean(self, matrix: Floats, start: int = 0) -> float:
+        """Return the mean of float64[n, K] over the choices from round ``start`` on."""
+        return float(matrix[self.rows[start:], self.chosen[start:]].mean())
+
+
+def encode(data: DataSet, encoder: Encoder, *, tags: bool = True) -> Encoded:
+    """Encode the prompts of a data set, with the task as their tag."""
+    tokens = data.request_tokens
+    requests: list[RequestLike] = [
+        _Prompt(prompt, (task,) if tags and task else (), None if count != count else int(count))
+        for prompt, task, count in zip(data.prompts, data.tasks, tokens, strict=True)
+    ]
+    x = np.empty((len(requests), encoder.spec.d), np.float32)
+    estimated = np.empty(len(requests))
+    encoder.encode_batch(requests, x, estimated)
+    return Encoded(x, estimated, [(block.start, block.stop) for block in encoder.spec.blocks])
+
+
+def replay(
+    data: DataSet,
+    encoded: Encoded,
+    order: Rows,
+    seed: int,
+    *,
+    pacer: Pacer | None = None,
+    declared: Sequence[float] | None = None,
+    learn_from: Floats | None = None,
+    feedback_share: float = 1.0,
+    feedback_delay: int = 0,
+    config: PriorConfig | None = None,
+    warm_up: Callable[[Session], None] | None = None,
+) -> Replayed:
+    """Send the prompts through a session.
+
+    Parameters
+    ----------
+    data : DataSet
+        What every model makes of every prompt.
+    encoded : Encoded
+        Its contexts.
+    order : int64[T]
+        Rows of the data set, in the order of the stream.
+    seed : int
+        Of the decisions, and of which of them are answered.
+    pacer : Pacer, optional
+        The objective; default: quality alone.
+    declared : sequence of float, optional
+        Declared quality of every model relative to their mean.
+    learn_from : float64[n, K], optional
+        The quality that feedback reports, if it is not that of the data set.
+    feedback_share : float
+        Share of the decisions that are answered.
+    feedback_delay : int
+        Rounds until an answer arrives.
+    config : PriorConfig, optional
+        Constants of the prior.
+    warm_up : callable, optional
+        Called with the session before the first round.
+    """
+    session = make_session(data, encoded, seed, pacer=pacer, declared=declared, config=config)
+    if warm_up is not None:
+        warm_up(session)
+    return stream(session, data, encoded, order, seed, learn_from, feedback_share, feedback_delay)
+
+
+def make_session(
+    data: DataSet,
+    encoded: Encoded,
+    seed: int,
+    *,
+    pacer: Pacer | None = None,
+    declared: Sequence[float] | None = None,
+    config: PriorConfig | None = None,
+) -> Session:
+    """Return a session for the models of a data set."""
+    offsets = declared if declared is not None else [0.0] * len(data.models)
+    models = [
+        ModelPrior(ModelKey(name), float(offset)) for name, offset in zip(data.models, offsets, strict=True)
+    ]
+    return Session(models, encoded.blocks, seed, pacer=pacer or Fixed(0.0), config=config)
+
+
+def stream(
+    session: Session,
+    data: DataSet,
+    encoded: Encoded,
+    order: Rows,
+    seed: int,
+    learn_from: Floats | None = None,
+    feedback_share: float = 1.0,
+    feedback_delay: int = 0,
+    first: int = 0,
+) -> Replayed:
+    """Decide the rows of ``order`` with a session and answer; rounds are numbered from ``first``."""
+    quality = data.quality if learn_from is None else learn_from
+    prices = np.array(list(data.prices().values()))
+    rng = np.random.default_rng([seed, 7])
+    answered = rng.random(len(order)) < feedback_share
+    everyone = np.ones(len(data.models), np.bool_)
+    chosen = np.empty(len(order), np.int64)
+    propensity, weight = np.empty(len(order)), np.empty(len(order))
+    waiting: list[tuple[int, int]] = []
+    for t, row in enumerate(order):
+        while waiting and waiting[0][0] <= t:
+            asked = heapq.heappop(waiting)[1]
+            _answer(session, data, quality, first + asked, int(order[asked]), int(chosen[asked]))
+        choices = session.decide(first + t, encoded.x[row], prices, encoded.tokens[row], everyone)
+        chosen[t], propensity[t], weight[t] = choices.info[0, 0], choices.chance[0, 1], choices.chance[0, 0]
+        if answered[t]:
+            heapq.heappush(waiting, (t + 1 + feedback_delay, t))
+    return Replayed(np.asarray(order), chosen, propensity, weight)
+
+
+def _answer(session: Session, data: DataSet, quality: Floats, t: int, row: int, model: int) -> None:
+    tokens = data.output_tokens[row, model]
+    cost = data.cost[row, model]
+    session.learn(t, model, float(quality[row, model]), float(tokens), float(cost) if cost == cost else NAN)

@@ -1,0 +1,119 @@
+"""The product's learning loop without its log: evidence, posterior, decision, pacing and verdicts in one process.
+
+It is what `Router` does per request, minus events: contexts come ready-made and votes with their decision. Made for
+episodes of many thousand rounds; that it learns exactly what `Router` learns is tested.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import numpy as np
+from numpy.typing import NDArray
+
+from banditroute.bandit.batch import Choices, DecideBatch
+from banditroute.bandit.evidence import Evidence, Vote
+from banditroute.bandit.pacing import Fixed, Pacer
+from banditroute.bandit.posterior import ModelPrior, PriorConfig
+from banditroute.bandit.prior import Block
+from banditroute.bandit.thompson import Policy
+from banditroute.flow.judge import Judge
+
+Floats = NDArray[np.float64]
+NAN = float("nan")
+
+
+class Session:
+    """Decides and learns one request at a time.
+
+    Parameters
+    ----------
+    models : sequence of ModelPrior
+        The catalog.
+    blocks : sequence of (start, stop)
+        Blocks of the context.
+    seed : int
+        Of the random numbers.
+    pacer : Pacer, optional
+        Gives the cost weight; default: none.
+    config : PriorConfig, optional
+        Constants of the prior.
+    detect : bool
+        Whether changes are looked for.
+    floor : float
+        Exploration floor.
+
+    Attributes
+    ----------
+    changes : list of (int, str)
+        Round and model of every verdict.
+    """
+
+    def __init__(
+        self,
+        models: Sequence[ModelPrior],
+        blocks: Sequence[Block],
+        seed: int,
+        *,
+        pacer: Pacer | None = None,
+        config: PriorConfig | None = None,
+        detect: bool = True,
+        floor: float = 0.0,
+    ) -> None:
+        self.policy = Policy(models, blocks, config, seed=seed, floor=floor)
+        self.evidence = Evidence(self.policy.d)
+        self.pacer = pacer or Fixed(0.0)
+        self.changes: list[tuple[int, str]] = []
+        self._judge = Judge() if detect else None
+        self._epochs: dict[str, int] = {}
+        self._open: dict[int, tuple[NDArray[np.float32], Floats]] = {}
+        self._paced = np.ones(1, np.bool_)
+        self._limits = np.array([[0.0, np.inf, 0.0, 0.0, np.inf, np.inf, 0.0, 0.0]])
+        self._key = np.zeros(1, np.uint64)
+
+    def decide(
+        self,
+        t: int,
+        x: NDArray[np.float32],
+        prices: Floats,
+        input_tokens: float,
+        eligible: NDArray[np.bool_],
+    ) -> Choices:
+        """Decide request ``t``; ``prices`` is float64[K, 2] in USD per million tokens."""
+        weights = self.pacer.weights(self.policy.posterior, 0.0)
+        limits = self._limits
+        limits[0, 0], limits[0, 2], limits[0, 6], limits[0, 7] = input_tokens, *weights
+        self._key[0] = t
+        batch = DecideBatch(x[None], self._key, limits, eligible[None], prices)
+        choices = self.policy.decide(batch)
+        self.pacer.decided(batch, choices, self._paced, 0.0)
+        self._open[t] = (x, choices.candidates[0])
+        return choices
+
+    def learn(
+        self, t: int, model: int, quality: float, output_tokens: float = NAN, cost_usd: float = NAN
+    ) -> None:
+        """Learn what came back for request ``t``, which ``model`` served; NaN is unknown."""
+        x, candidates = self._open.pop(t)
+        expected, sd, log_tokens, cost, _ = candidates[model].tolist()
+        key = self.policy.models[model].key
+        # fmt: off
+        vote = Vote(
+            quality=quality, quality_pred=expected, sd_pred=sd, output_tokens=output_tokens,
+            log_tokens_pred=log_tokens, cost_usd=cost_usd, cost_pred=cost,
+        )
+        # fmt: on
+        self.evidence.add(key, x, vote, 1.0)
+        self.policy.observe(model, x, quality)
+        if cost_usd == cost_usd:  # not NaN
+            self.pacer.paid(cost_usd - cost)
+        changed = False
+        if self._judge is not None:
+            for edit in self._judge.look((key,), self.evidence.rows, self._epochs):
+                changed = True
+                self.changes.append((t, edit.model))
+                self._epochs[edit.model] = edit.epoch
+                for one in list(self.evidence.rows):
+                    self.evidence.scale(one, edit.factors[one.name])
+        if changed or self.policy.due:
+            self.policy.derive(self.evidence)
