@@ -43,14 +43,11 @@ class ChangeDetector:
         self._sums: dict[ModelKey, list[float]] = {}
 
     def look(self, key: ModelKey, residuals: float, total: float) -> bool:
-        """Take the cumulative number and sum of a model's residuals; return whether it has changed.
+        """Take the number and sum of all residuals of a model; return whether it has changed.
 
-        The first look only takes them as the start. After an alarm the model starts again from 0.
+        After an alarm the model starts again from 0.
         """
-        before = self._seen.get(key)
-        self._seen[key] = (residuals, total)
-        if before is None:
-            return False
+        before, self._seen[key] = self._seen.get(key, (0.0, 0.0)), (residuals, total)
         count, rise = residuals - before[0], total - before[1]
         if count == 0.0 and rise == 0.0:
             return False
@@ -64,6 +61,11 @@ class ChangeDetector:
         if alarm:
             self.restart(key)
         return alarm
+
+    def begin(self, key: ModelKey, residuals: float, total: float) -> None:
+        """Take the residuals so far as the start: what came before this process is not looked at again."""
+        self._seen[key] = (residuals, total)
+        self.restart(key)
 
     def restart(self, key: ModelKey) -> None:
         """Forget the cumulative sums of a model."""

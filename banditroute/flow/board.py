@@ -9,10 +9,16 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping
 
-from banditroute.bandit.evidence import Evidence
+import numpy as np
+from numpy.typing import NDArray
+
+from banditroute.bandit.evidence import Evidence, ModelKey
+from banditroute.bandit.layout import HEAD
 from banditroute.flow.fields import LearnerSettings
 from banditroute.flow.learner import Learner
 from banditroute.flow.snapshot import State
+
+Floats = NDArray[np.float64]
 
 
 class Board:
@@ -71,6 +77,16 @@ class Board:
         latest = max((clock for _, clock in parts if clock is not None), default=None)
         decayed = [self._decayed(evidence, clock, latest) for evidence, clock in parts]
         return (Evidence.merge(decayed) if decayed else Evidence(self._d)), covered
+
+    def heads(self, own: Mapping[int, Learner]) -> dict[ModelKey, Floats]:
+        """Sum the heads (float64[HEAD]) of the evidence rows of all partitions, as they are; `own` as in `merged`."""
+        total: dict[ModelKey, Floats] = {}
+        for partition in sorted({*self.slots, *own}):
+            learner = own.get(partition)
+            evidence = self.slots[partition].evidence if learner is None else learner.evidence
+            for key, row in evidence.rows.items():
+                total[key] = total[key] + row[:HEAD] if key in total else row[:HEAD].copy()
+        return total
 
     def _decayed(self, evidence: Evidence, clock: int | None, latest: int | None) -> Evidence:
         if clock is None or latest is None or clock == latest:

@@ -25,6 +25,11 @@ class Judge:
     def __init__(self) -> None:
         self._detector = ChangeDetector()
 
+    def begin(self, heads: Mapping[ModelKey, Floats]) -> None:
+        """Start from these sums: verdicts are about what comes after."""
+        for key, head in heads.items():
+            self._detector.begin(key, float(head[RES_N]), float(head[RES_Z]))
+
     def look(
         self, models: Iterable[ModelKey], heads: Mapping[ModelKey, Floats], epochs: Mapping[str, int]
     ) -> list[Changed]:

@@ -13,6 +13,7 @@ import time
 from collections import Counter
 from collections.abc import Coroutine, Mapping, Sequence
 from dataclasses import asdict, dataclass
+from functools import partial
 from typing import Any, Final
 
 from banditroute.config import Config
@@ -24,6 +25,7 @@ from banditroute.flow.learner import Learner
 from banditroute.flow.partitioner import PartitionerWatch
 from banditroute.runtime.feedback_task import FeedbackTask
 from banditroute.runtime.following import Following
+from banditroute.runtime.judging import judge
 from banditroute.runtime.kafka import KafkaClient
 from banditroute.runtime.learning import Learning
 from banditroute.runtime.partition_task import PartitionTask, TaskState
@@ -108,6 +110,7 @@ class Engine:
             await self.client.join([self.names.requests, self.names.feedback])
             loops = (
                 self._poll_loop,
+                partial(judge, self),
                 self.following.loop,
                 self._tick_loop,
                 self._publish_loop,
@@ -163,15 +166,19 @@ class Engine:
         deadline = time.monotonic() + self.config.engine.drain_timeout - LEAVE_SECONDS
         # a broker that is gone would be asked for the end of a log for longer than there is time
         with contextlib.suppress(TimeoutError):
-            async with asyncio.timeout(deadline - time.monotonic()):
-                while self.failure is None and (self._busy() or not await self._caught_up()):
-                    await asyncio.sleep(0.02)
+            await asyncio.wait_for(self._drain(), deadline - time.monotonic())
         if self.failure is None:
             with contextlib.suppress(TimeoutError):
                 await asyncio.wait_for(self._hand_over(), LEAVE_SECONDS)
         # In the midst of a rebalance a member can only leave once all others have rejoined; one that does not leave
         # keeps its partitions from them until its session times out.
         await self._end(max(LEAVE_SECONDS, deadline - time.monotonic()))
+
+    async def _drain(self) -> None:
+        while self.failure is None:
+            if not self._busy() and await self._caught_up():
+                return
+            await asyncio.sleep(0.02)
 
     async def _hand_over(self) -> None:
         await asyncio.gather(*(task.publish() for task in self.partitions.values()))

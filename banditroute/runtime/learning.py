@@ -9,9 +9,11 @@ from collections.abc import Callable, Mapping, Sequence
 from banditroute.bandit.thompson import Policy
 from banditroute.catalog import Catalog
 from banditroute.config import Config
+from banditroute.events import Changed
 from banditroute.flow.board import Board
 from banditroute.flow.decider import DecidedBatch, Decider, InputRecord
 from banditroute.flow.effects import Ready
+from banditroute.flow.judge import Judge
 from banditroute.flow.learner import Learner
 from banditroute.flow.partition import Partition
 from banditroute.flow.snapshot import State
@@ -42,6 +44,8 @@ class Learning:
         self._decider = Decider(config, self.catalog, encoder, self.policy, self._pacer)
         self._board = Board(self.spec.d, self.spec.spec_id, self.spec.settings)
         self._frozen = config.engine.mode == "frozen"
+        self._judge = Judge()
+        self._judging = False
         self._changed = True  # something was learned since the last derive
         self._at_once = False
         self._derived_at = 0.0
@@ -97,7 +101,11 @@ class Learning:
         self._at_once = self._at_once or ready.control
 
     def ownership_changed(self) -> None:
-        """Ask for a derive: other learners are live now."""
+        """Ask for a derive, and judge what comes from here on: other learners are live now."""
+        live = self._live()
+        if self._judging != (0 in live):
+            self._judging = 0 in live
+            self._judge.begin(self._board.heads(live))
         self._changed = self._at_once = True
         self.derive_if_due()
 
@@ -120,6 +128,15 @@ class Learning:
         self._changed = self._at_once = False
         self._derived_at = time.monotonic()
         self.derives += 1
+
+    def verdicts(self) -> list[Changed]:
+        """Look for models that have changed, on the residuals of all partitions; for the owner of partition 0."""
+        live = self._live()
+        learner = live.get(0)
+        if learner is None or self._frozen:
+            return []
+        heads = self._board.heads(live)
+        return self._judge.look(sorted(heads), heads, learner.fields.epochs)
 
     def cancel(self) -> None:
         """Forget a derive that waits for its moment."""

@@ -161,6 +161,34 @@ async def test_prices_set_on_the_control_topic_act_on_the_next_decision(broker: 
         await stream.prove()
 
 
+async def test_a_model_that_changes_is_a_verdict_that_every_partition_applies(broker: Broker) -> None:
+    stream = Stream(broker)
+    async with stream.users():
+        async with stream.running(init=True) as engine:
+
+            async def vote(count: int, value: float) -> None:
+                ids = await stream.request(count, allow=["small"])
+                await stream.until(lambda: engine.stats.decisions % count == 0 and engine.stats.decisions > 0)
+                before = engine.ledger()["applied"]
+                await stream.feedback(ids, value=value)
+                await stream.until(lambda: engine.ledger()["applied"] == before + count)
+
+            await vote(200, 0.9)
+            before = engine.learning.policy.posterior.n.sum()
+            await vote(200, 0.1)
+            await stream.until(lambda: engine.ledger()["control"] >= PARTITIONS)
+            await stream.until(lambda: engine.learning.policy.posterior.n.sum() < before)
+        (edit, *_) = [
+            json.loads(record.value or b"") for record in await stream.records(stream.names.control, 0)
+        ]
+        assert edit["edit"] == "changed"
+        assert edit["model"] == "small"
+        assert edit["epoch"] == 1
+        assert 0.0 < edit["factors"]["small"] < 0.1
+        assert "change" in {alert["kind"] for alert in await stream.alerts()}
+        await stream.prove()
+
+
 async def test_a_missing_topic_is_named(broker: Broker) -> None:
     broker.require("admin")
     stream = Stream(broker)
