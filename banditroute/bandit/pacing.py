@@ -14,15 +14,18 @@ import numpy as np
 from numpy.typing import NDArray
 
 from banditroute.bandit import _kernels_pacing
-from banditroute.bandit.batch import Choices, DecideBatch
+from banditroute.bandit.batch import LIMITS, Choices, DecideBatch
 from banditroute.bandit.posterior import Posterior
+from banditroute.bandit.thompson import Policy
 
 Floats = NDArray[np.float64]
 
+COST_WEIGHT, HIGH_SHARE = LIMITS.index("cost_weight"), LIMITS.index("high_share")
 WINDOW: Final = 512  # recent requests that a cost weight is solved on
-EVERY: Final = 10  # decisions between two solutions
+EVERY: Final = 32  # decisions between two solutions, at least, and a share of the window
 AIM: Final = 0.99  # of the budget
 PATIENCE: Final = 200.0  # requests over which a deviation is made up for
+MOST_OWED: Final = 50.0  # budgets that were not spent and may be spent later; a debt is paid in full
 LEAST_RATE, MOST_RATE = 0.2, 3.0  # bounds of the rate, in budgets
 CONFIDENCE: Final = 1.645  # standard deviations: 95 %, one-sided
 DAY_MS: Final = 86_400_000.0
@@ -42,8 +45,8 @@ class CostWeights(NamedTuple):
 class Pacer(Protocol):
     """Gives the cost weight in force."""
 
-    def weights(self, posterior: Posterior, now_ms: float) -> CostWeights:
-        """Return what is in force for the next batch."""
+    def weights(self, policy: Policy, prices: Floats, now_ms: float) -> CostWeights:
+        """Return what is in force for the next batch, at these prices (float64[K, 2])."""
 
     def decided(self, batch: DecideBatch, choices: Choices, paced: NDArray[np.bool_], now_ms: float) -> None:
         """Take note of a batch; ``paced`` says which requests left the cost weight to the pacer."""
@@ -64,7 +67,7 @@ class Fixed:
     def __init__(self, cost_weight: float) -> None:
         self._weights = CostWeights(cost_weight)
 
-    def weights(self, posterior: Posterior, now_ms: float) -> CostWeights:  # noqa: ARG002 - nothing depends on them
+    def weights(self, policy: Policy, prices: Floats, now_ms: float) -> CostWeights:  # noqa: ARG002 - nothing depends on them
         """See `Pacer`."""
         return self._weights
 
@@ -76,33 +79,66 @@ class Fixed:
 
 
 class Window:
-    """The last requests: contexts, scores without cost (noise and bonus included), costs and expected qualities."""
+    """The last requests, scored without cost by the posterior in force: noise and bonus included.
+
+    A score that a request had when it was decided would not do: exploration has moved on since.
+
+    Attributes
+    ----------
+    score, cost, quality : float64[count, K]
+        Score before cost (minus infinity where a model may not serve), expected cost, expected quality.
+    """
 
     def __init__(self, models: int, d: int, size: int = WINDOW) -> None:
-        self.x = np.zeros((size, d), np.float32)
-        self.score = np.zeros((size, models))
-        self.cost = np.zeros((size, models))
-        self.quality = np.zeros((size, models))
         self.fresh = 0  # since the last solution
+        self.count = 0
+        self.score = self.cost = self.quality = np.zeros((0, models))
+        self._x = np.zeros((size, d), np.float32)
+        self._keys = np.zeros(size, np.uint64)
+        self._limits = np.zeros((size, len(LIMITS)))
+        self._eligible = np.zeros((size, models), np.bool_)
         self._next = 0
         self._size = size
-        self.count = 0
 
-    def add(self, batch: DecideBatch, choices: Choices, rows: NDArray[np.intp]) -> None:
+    @property
+    def x(self) -> NDArray[np.float32]:
+        """Contexts; float32[count, d]."""
+        return self._x[: self.count]
+
+    @property
+    def due(self) -> int:
+        """How many requests make it worth while to score the window again."""
+        return max(1, min(EVERY, self.count // 8))
+
+    def fits(self, batch: DecideBatch) -> bool:
+        """Return whether requests of this shape can be added."""
+        return self._eligible.shape[1] == batch.eligible.shape[1] and self._x.shape[1] == batch.x.shape[1]
+
+    def add(self, batch: DecideBatch, rows: NDArray[np.intp]) -> None:
         """Add some requests of a batch, the last ones if they are more than the window holds."""
         self.fresh += len(rows)
         rows = rows[-self._size :]
         at = (self._next + np.arange(len(rows))) % self._size
         self._next = int((self._next + len(rows)) % self._size)
         self.count = min(self._size, self.count + len(rows))
-        cost = choices.cost[rows]
-        score = choices.score[rows] + choices.cost_weight[rows, None] * cost
-        rank = choices.rank[rows]
-        allowed = np.zeros(score.shape, np.bool_)
-        served, place = np.nonzero(rank >= 0)
-        allowed[served, rank[served, place]] = True
-        self.x[at], self.cost[at], self.quality[at] = batch.x[rows], cost, choices.quality[rows]
-        self.score[at] = np.where(allowed, score, -np.inf)
+        self._x[at], self._keys[at] = batch.x[rows], batch.keys[rows]
+        self._limits[at], self._eligible[at] = batch.limits[rows], batch.eligible[rows]
+        self._limits[at, COST_WEIGHT] = self._limits[at, HIGH_SHARE] = 0.0
+
+    def rescore(self, policy: Policy, prices: Floats) -> None:
+        """Score all requests again."""
+        rows = slice(0, self.count)
+        # fmt: off
+        choices = policy.decide(DecideBatch(
+            self._x[rows], self._keys[rows], self._limits[rows], self._eligible[rows], prices
+        ))
+        # fmt: on
+        self.fresh = 0
+        allowed = np.zeros(choices.score.shape, np.bool_)
+        served, place = np.nonzero(choices.rank >= 0)
+        allowed[served, choices.rank[served, place]] = True
+        self.score = np.where(allowed, choices.score, -np.inf)
+        self.cost, self.quality = np.ascontiguousarray(choices.cost), choices.quality
 
 
 class BudgetPacer:
@@ -161,21 +197,22 @@ class BudgetPacer:
         left = self._per_day * self.share * self._day_share - self._day_spent
         return max(left, 0.0) / max(daily * (1.0 - place), 1.0)
 
-    def weights(self, posterior: Posterior, now_ms: float) -> CostWeights:  # noqa: ARG002 - scores tell it all
+    def weights(self, policy: Policy, prices: Floats, now_ms: float) -> CostWeights:
         """See `Pacer`."""
         window = self._window
-        if window is not None and window.fresh >= EVERY:
-            window.fresh = 0
+        if window is not None and window.fresh >= window.due:
+            window.rescore(policy, prices)
             budget = AIM * self.budget(now_ms)
-            rate = budget + self._owed / PATIENCE if self._per_request is not None else budget
+            rate = budget
+            if self._per_request is not None:
+                rate += min(self._owed, MOST_OWED * budget) / PATIENCE
             rate = min(max(rate, LEAST_RATE * budget), MOST_RATE * budget)
-            rows = slice(0, window.count)
-            _kernels_pacing.bracket(window.score[rows], window.cost[rows], rate, self._out)
+            _kernels_pacing.bracket(window.score, window.cost, rate, self._out)
         return CostWeights(*self._out.tolist())
 
     def decided(self, batch: DecideBatch, choices: Choices, paced: NDArray[np.bool_], now_ms: float) -> None:
         """See `Pacer`."""
-        n, models = len(batch), choices.score.shape[1]
+        n = len(batch)
         chosen = choices.chosen
         served = np.flatnonzero(chosen >= 0)
         cost = float(choices.cost[served, chosen[served]].sum())
@@ -184,9 +221,9 @@ class BudgetPacer:
         self._day_requests += n
         self._owed += n * AIM * budget
         self.paid(cost)
-        if self._window is None or self._window.score.shape[1] != models:
-            self._window = Window(models, batch.x.shape[1])
-        self._window.add(batch, choices, np.flatnonzero(paced & (chosen >= 0)))
+        if self._window is None or not self._window.fits(batch):
+            self._window = Window(batch.eligible.shape[1], batch.x.shape[1])
+        self._window.add(batch, np.flatnonzero(paced & (chosen >= 0)))
 
     def paid(self, difference: float) -> None:
         """See `Pacer`."""
@@ -214,20 +251,19 @@ class FloorPacer:
         self._window: Window | None = None
         self._weight = 0.0
 
-    def weights(self, posterior: Posterior, now_ms: float) -> CostWeights:  # noqa: ARG002 - no clock is needed
+    def weights(self, policy: Policy, prices: Floats, now_ms: float) -> CostWeights:  # noqa: ARG002
         """See `Pacer`."""
         window = self._window
-        if window is not None and window.fresh >= max(EVERY, window.count // 16):
-            window.fresh = 0
-            self._weight = self._solve(window, posterior)
+        if window is not None and window.fresh >= window.due:
+            window.rescore(policy, prices)
+            self._weight = self._solve(window, policy.posterior)
         return CostWeights(self._weight)
 
     def decided(self, batch: DecideBatch, choices: Choices, paced: NDArray[np.bool_], now_ms: float) -> None:  # noqa: ARG002
         """See `Pacer`."""
-        models = choices.score.shape[1]
-        if self._window is None or self._window.score.shape[1] != models:
-            self._window = Window(models, batch.x.shape[1])
-        self._window.add(batch, choices, np.flatnonzero(paced & (choices.chosen >= 0)))
+        if self._window is None or not self._window.fits(batch):
+            self._window = Window(batch.eligible.shape[1], batch.x.shape[1])
+        self._window.add(batch, np.flatnonzero(paced & (choices.chosen >= 0)))
 
     def paid(self, difference: float) -> None:
         """See `Pacer`."""
@@ -235,7 +271,7 @@ class FloorPacer:
     def _solve(self, window: Window, posterior: Posterior) -> float:
         if not self._holds(window, posterior, 0.0):
             return 0.0
-        scale = float(window.cost[: window.count].max())
+        scale = float(window.cost.max())
         if scale <= 0.0:
             return 0.0
         low, high = 0.0, 1e-3 / scale
@@ -252,9 +288,8 @@ class FloorPacer:
         return low
 
     def _holds(self, window: Window, posterior: Posterior, weight: float) -> bool:
-        rows = slice(0, window.count)
-        chosen = (window.score[rows] - weight * window.cost[rows]).argmax(axis=1)
-        quality, x = window.quality[rows], window.x[rows].astype(np.float64)
+        chosen = (window.score - weight * window.cost).argmax(axis=1)
+        quality, x = window.quality, window.x.astype(np.float64)
         gain = (
             quality[np.arange(window.count), chosen].mean() - self._floor * quality[:, self._reference].mean()
         )

@@ -231,7 +231,12 @@ class Decider:
         tokens = np.empty(n, np.float64)
         self._encoder.encode_batch(cast("Sequence[RequestLike]", requests), x, tokens)
         eligible = np.ones((n, k), np.bool_)
-        weights = self._pacer.weights(self._policy.posterior, now_ms)
+        in_force = self._list_prices
+        if prices:
+            in_force = in_force.copy()
+            for index, name in enumerate(self._catalog.names):
+                in_force[index] = prices.get(name, in_force[index])
+        weights = self._pacer.weights(self._policy, in_force, now_ms)
         cost_weight, high_share = np.full(n, weights.low), np.full(n, weights.high_share)
         paced = np.ones(n, np.bool_)
         max_output, max_cost, max_latency = np.full(n, INF), np.full(n, INF), np.full(n, INF)
@@ -247,11 +252,6 @@ class Decider:
                 max_cost[i] = request.max_cost_usd
             if request.max_latency_ms is not None:
                 max_latency[i] = request.max_latency_ms
-        in_force = self._list_prices
-        if prices:
-            in_force = in_force.copy()
-            for index, name in enumerate(self._catalog.names):
-                in_force[index] = prices.get(name, in_force[index])
         batch = DecideBatch.of(
             x,
             np.fromiter((request_key(request.request_id) for request in requests), np.uint64, n),

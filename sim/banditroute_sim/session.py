@@ -80,7 +80,7 @@ class Session:
         eligible: NDArray[np.bool_],
     ) -> Choices:
         """Decide request ``t``; ``prices`` is float64[K, 2] in USD per million tokens."""
-        weights = self.pacer.weights(self.policy.posterior, 0.0)
+        weights = self.pacer.weights(self.policy, prices, 0.0)
         limits = self._limits
         limits[0, 0], limits[0, 2], limits[0, 6], limits[0, 7] = input_tokens, *weights
         self._key[0] = t
