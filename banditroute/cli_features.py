@@ -171,10 +171,11 @@ def fit(
     """Fit scales of columns, and the projection of embeddings if that block is on, to a data set.
 
     Name the file in the configuration: features.fitted = "FILE". It is part of the spec: a fitted spec has another
-    spec_id, and contexts of two specs never meet in one posterior.
+    spec_id, and contexts of two specs never meet in one posterior. Also says how many tags the data set has and how
+    many of them have a column to themselves: where that is few, and they matter, raise features.tags.
     """
     from banditroute_features import Fitted
-    from banditroute_features.fitting import Principal, fit_scales
+    from banditroute_features.fitting import Principal, fit_scales, tags_alone
 
     spec = replace(_spec(config), fitted=None)
     requests = list(_requests(data))
@@ -202,8 +203,11 @@ def fit(
         fitted.save(output)
     except OSError as error:
         raise DataSetError(f"cannot write '{output}': {error.strerror}") from error
+    tags, alone = tags_alone(spec, (tag for request in requests for tag in request.tags))
     result = {
         "requests": len(requests),
+        "tags": tags,
+        "tags_alone": alone,
         "scales": len(scales),
         "components": len(components),
         "dimension": len(mean),

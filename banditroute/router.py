@@ -291,14 +291,20 @@ class Router:
     def _append(self, value: bytes) -> Ready:
         learner = self._partition.learner
         ready = self._partition.apply(learner.j, int(self._now_ms), value)
+        changed = []
         for key, x, vote, weight in ready.learned:
+            if weight > 0.0:
+                changed.append(
+                    self._judge.vote(
+                        self._policy, key, x, vote.quality, learner.evidence, learner.fields.epochs
+                    )
+                )
             self._policy.observe(key, x, vote.quality, weight)
         self._updates += len(ready.learned)
         self._pacer.paid(overrun(ready))
-        rows = learner.evidence.rows
-        changed = {key: None for key, _, _, _ in ready.learned if key in rows}  # a set, in order
-        for edit in self._judge.look(changed, rows, learner.fields.epochs):
-            self._control(edit)
+        for edit in changed:
+            if edit is not None:
+                self._control(edit)
         if not self._frozen and (ready.control or (ready.learned and self._policy.due)):
             self._policy.derive(learner.evidence)
             self._covered, self._updates = learner.j, 0

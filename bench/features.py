@@ -2,13 +2,16 @@
 
 Per data set: quality of every model on every prompt is known, 70 % of the prompts train one ridge per model (full
 information, targets centred across the models, one scale per block by empirical Bayes as in the product), the others
-are routed to the model predicted best. `value` of SET is (routed - best fixed) / (oracle - best fixed), the best fixed
-model chosen in hindsight on the test part: 0 is no better than always the best model. SET@0.1 is the same for utility
-= quality - 0.1 cost / mean cost of the dearest model, and output-SET the share of the variance of log(1 + output
-tokens) that the same ridge explains: the bandit predicts cost from the same context. Means over splits, `se` their
-standard error; all see the same splits, so `against_default` with its `against_se` is sharper than two values are. For
-the set with two models `apgr`, `cpt50` and `cpt80` are those of RouteLLM: mean performance gap recovered over all
-shares of strong calls, and the share of strong calls (%) that recovers 50 % or 80 % of the gap.
+are routed to the model predicted best. `value` of SET is (routed - best fixed) / (oracle - best fixed), the best
+fixed model chosen in hindsight on the test part: 0 is no better than always the best model. SET@0.1 is the same for
+utility = quality - 0.1 cost / mean cost of the dearest model, and output-SET the share of the variance of log(1 +
+output tokens) that the same ridge explains: the bandit predicts cost from the same context. Means over splits, `se`
+their standard error; all see the same splits, so `against_default` with its `against_se` is sharper than two values
+are. `against_noise` is what that difference would vary by on fresh prompts: splits overlap, so the variance over J of
+them counts 1 / J + test / train times and not 1 / J (Nadeau and Bengio, Machine Learning 52, 2003). The default's own
+`behind` is the largest lead of another row over it, in units of that lead's noise. For the set with two models
+`apgr`, `cpt50` and `cpt80` are those of RouteLLM: mean performance gap recovered over all shares of strong calls, and
+the share of strong calls (%) that recovers 50 % or 80 % of the gap.
 
 `tags-exact` (one column per task) and `minilm` (all 384 numbers) are limits that no default of 32 columns can afford.
 The data sets are read in place from $BANDITROUTE_DATA, or from ../shared/data beside the checkout; without them the
@@ -20,6 +23,7 @@ from __future__ import annotations
 import json
 import os
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -198,16 +202,29 @@ def measure(report: Report, name: str, data: dict[str, Any], splits: int) -> Non
         more[who] = {key: float(np.mean([curve[key] for curve in curves])) for key in (curves or [{}])[0]}
         more[who]["columns"] = x.shape[1]
     for case, values_of in found.items():
-        for who, values in values_of.items():
-            difference, root = values - values_of["default"], np.sqrt(len(values))
-            figures = {
-                "se": float(values.std(ddof=1) / root),
-                "against_default": float(difference.mean()),
-                "against_se": float(difference.std(ddof=1) / root),
-            }
-            figures |= more[who] if case == name else {}
-            unit = "R2" if case.startswith("output") else "share"
-            report.rows.append(Row(case, who, float(values.mean()), unit, None, figures))
+        add_rows(report, case, values_of, more if case == name else {})
+
+
+def add_rows(
+    report: Report, case: str, values_of: Mapping[str, np.ndarray], more: Mapping[str, Mapping[str, float]]
+) -> None:
+    """Add one row per contender, each compared with the default on the same splits."""
+    unit, rows, behind = "R2" if case.startswith("output") else "share", [], 0.0
+    for who, values in values_of.items():
+        difference, j = values - values_of["default"], len(values)
+        deviation = float(difference.std(ddof=1))
+        figures = {
+            "se": float(values.std(ddof=1) / np.sqrt(j)),
+            "against_default": float(difference.mean()),
+            "against_se": deviation / j**0.5,
+            "against_noise": deviation * (1 / j + (1 - TRAIN) / TRAIN) ** 0.5,
+        }
+        if figures["against_noise"] > 0:
+            behind = max(behind, figures["against_default"] / figures["against_noise"])
+        rows.append(Row(case, who, float(values.mean()), unit, None, {**figures, **more.get(who, {})}))
+    report.rows += [
+        replace(row, more={**row.more, "behind": behind}) if row.who == "default" else row for row in rows
+    ]
 
 
 def token_error(report: Report, name: str, data: dict[str, Any]) -> None:

@@ -1,7 +1,8 @@
 """Change detection: whether a model has become better or worse than its votes said.
 
-Each vote is compared with the prediction that its decision logged; the standardised residuals of a model have mean 0
-while nothing changes. Four cumulative sums per model look for a shift up or down, large or small (Page, Continuous
+Votes are compared with what was expected of them just before they were learned. Votes that are learned together share
+the error of that expectation, so their sum has a variance of its own: for m votes with contexts x_i,
+σ²(m + sᵀVs) with s = Σx_i. Four cumulative sums per model look for a shift up or down, large or small (Page, Continuous
 inspection schemes, 1954), and an alarm says by how much to shrink what is known.
 """
 
@@ -12,8 +13,9 @@ from typing import Final
 
 from banditroute.bandit.evidence import ModelKey
 
-SHIFTS: Final = (1.0, 0.4)  # sizes of the shifts looked for, in predictive standard deviations of one vote
+SHIFTS: Final = (1.0, 0.4)  # sizes of the shifts looked for, in standard deviations of the noise of one vote
 THRESHOLD: Final = 13.0  # of a cumulative log-likelihood ratio: a false alarm per exp(13) votes or fewer
+LARGEST: Final = 2.5  # residuals are clipped here, on average over the votes learned together
 LEAST_VOTES: Final = 10.0  # a model with fewer has nothing to forget
 KEPT_VOTES: Final = 1.0  # what is left of the changed model's votes
 OTHERS_VOTES: Final = 100.0  # at most this much is left of every other model's,
@@ -23,49 +25,51 @@ OTHERS_SHARE: Final = (
 
 
 class ChangeDetector:
-    """Watches the residual sums of every model.
+    """Watches the residuals of every model.
 
-    The log likelihood ratio of a shift by δ standard deviations after m residuals of sum z is δz − mδ²/2; a cumulative
-    sum is its largest value over all starting points, kept at 0 or above.
+    The log likelihood ratio of a shift by δ in each of m votes, after residuals of sum r and variance v (all in units
+    of the noise), is (δm·r − (δm)²/2)/v; a cumulative sum is its largest value over all starting points, at least 0.
 
     Examples
     --------
     >>> detector = ChangeDetector()
     >>> key = ModelKey("a")
-    >>> any(detector.look(key, n, 0.0) for n in range(1, 1000))
+    >>> any(detector.observe(key, 1.0, 0.0, 1.0) for _ in range(1000))
     False
-    >>> next(m for m in range(1, 100) if detector.look(key, 999 + m, 1.5 * m))
+    >>> next(m for m in range(1, 100) if detector.observe(key, 1.0, 1.5, 1.0))
     14
     """
 
     def __init__(self) -> None:
-        self._seen: dict[ModelKey, tuple[float, float]] = {}
         self._sums: dict[ModelKey, list[float]] = {}
 
-    def look(self, key: ModelKey, residuals: float, total: float) -> bool:
-        """Take the number and sum of all residuals of a model; return whether it has changed.
+    def observe(self, key: ModelKey, votes: float, residual: float, variance: float) -> bool:
+        """Take votes of a model that were learned together; return whether it has changed.
 
         After an alarm the model starts again from 0.
+
+        Parameters
+        ----------
+        key : ModelKey
+            The model.
+        votes : float
+            Their number, or the sum of their weights.
+        residual : float
+            Sum of quality minus what was expected, in standard deviations of the noise of one vote.
+        variance : float
+            Of that sum, in the square of the same unit.
         """
-        before, self._seen[key] = self._seen.get(key, (0.0, 0.0)), (residuals, total)
-        count, rise = residuals - before[0], total - before[1]
-        if count == 0.0 and rise == 0.0:
-            return False
+        residual = min(max(residual, -LARGEST * votes), LARGEST * votes)
         sums = self._sums.setdefault(key, [0.0] * (2 * len(SHIFTS)))
         alarm = False
         for i, shift in enumerate(SHIFTS):
-            drift = count * 0.5 * shift * shift
-            for j, sign in ((2 * i, 1.0), (2 * i + 1, -1.0)):
-                sums[j] = max(0.0, sums[j] + sign * shift * rise - drift)
+            size = shift * votes
+            for j, signed in ((2 * i, residual), (2 * i + 1, -residual)):
+                sums[j] = max(0.0, sums[j] + (size * signed - 0.5 * size * size) / variance)
                 alarm = alarm or sums[j] > THRESHOLD
         if alarm:
             self.restart(key)
         return alarm
-
-    def begin(self, key: ModelKey, residuals: float, total: float) -> None:
-        """Take the residuals so far as the start: what came before this process is not looked at again."""
-        self._seen[key] = (residuals, total)
-        self.restart(key)
 
     def restart(self, key: ModelKey) -> None:
         """Forget the cumulative sums of a model."""

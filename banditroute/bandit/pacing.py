@@ -8,7 +8,7 @@ mix of models.
 from __future__ import annotations
 
 import math
-from typing import Final, NamedTuple, Protocol
+from typing import Final, Protocol
 
 import numpy as np
 from numpy.typing import NDArray
@@ -20,7 +20,9 @@ from banditroute.bandit.thompson import Policy
 
 Floats = NDArray[np.float64]
 
-COST_WEIGHT, HIGH_SHARE = LIMITS.index("cost_weight"), LIMITS.index("high_share")
+COST_WEIGHT, HIGH_COST_WEIGHT, HIGH_SHARE = map(
+    LIMITS.index, ("cost_weight", "high_cost_weight", "high_share")
+)
 WINDOW: Final = 512  # recent requests that a cost weight is solved on
 EVERY: Final = 32  # decisions between two solutions, at least, and a share of the window
 AIM: Final = 0.99  # of the budget
@@ -34,22 +36,26 @@ _STEPS: Final = 30
 _MOST_WEIGHT: Final = 1e9
 
 
-class CostWeights(NamedTuple):
-    """Two cost weights and the probability of the higher one."""
-
-    low: float
-    high: float = 0.0
-    high_share: float = 0.0
-
-
 class Pacer(Protocol):
     """Gives the cost weight in force."""
 
-    def weights(self, policy: Policy, prices: Floats, now_ms: float) -> CostWeights:
-        """Return what is in force for the next batch, at these prices (float64[K, 2])."""
+    def pace(self, policy: Policy, batch: DecideBatch, paced: NDArray[np.bool_], now_ms: float) -> None:
+        """Write the cost weights of a batch that is about to be decided into its limits.
 
-    def decided(self, batch: DecideBatch, choices: Choices, paced: NDArray[np.bool_], now_ms: float) -> None:
-        """Take note of a batch; ``paced`` says which requests left the cost weight to the pacer."""
+        Parameters
+        ----------
+        policy : Policy
+            Which will decide it.
+        batch : DecideBatch
+            Its columns.
+        paced : bool[n]
+            Which requests leave the cost weight to the pacer; the others are left alone.
+        now_ms : float
+            The time, in milliseconds since the epoch.
+        """
+
+    def decided(self, choices: Choices, now_ms: float) -> None:
+        """Take note of what was chosen."""
 
     def paid(self, difference: float) -> None:
         """Take note that a decision cost this much more than expected, in USD."""
@@ -65,13 +71,13 @@ class Fixed:
     """
 
     def __init__(self, cost_weight: float) -> None:
-        self._weights = CostWeights(cost_weight)
+        self._cost_weight = cost_weight
 
-    def weights(self, policy: Policy, prices: Floats, now_ms: float) -> CostWeights:  # noqa: ARG002 - nothing depends on them
+    def pace(self, policy: Policy, batch: DecideBatch, paced: NDArray[np.bool_], now_ms: float) -> None:  # noqa: ARG002
         """See `Pacer`."""
-        return self._weights
+        batch.limits[paced, COST_WEIGHT] = self._cost_weight
 
-    def decided(self, batch: DecideBatch, choices: Choices, paced: NDArray[np.bool_], now_ms: float) -> None:
+    def decided(self, choices: Choices, now_ms: float) -> None:
         """See `Pacer`."""
 
     def paid(self, difference: float) -> None:
@@ -107,12 +113,13 @@ class Window:
 
     @property
     def due(self) -> int:
-        """How many requests make it worth while to score the window again."""
+        """How many new requests make it worth while to score the window again."""
         return max(1, min(EVERY, self.count // 8))
 
-    def fits(self, batch: DecideBatch) -> bool:
-        """Return whether requests of this shape can be added."""
-        return self._eligible.shape[1] == batch.eligible.shape[1] and self._x.shape[1] == batch.x.shape[1]
+    @property
+    def shape(self) -> tuple[int, int]:
+        """Models and columns of a context."""
+        return self._eligible.shape[1], self._x.shape[1]
 
     def add(self, batch: DecideBatch, rows: NDArray[np.intp]) -> None:
         """Add some requests of a batch, the last ones if they are more than the window holds."""
@@ -123,7 +130,7 @@ class Window:
         self.count = min(self._size, self.count + len(rows))
         self._x[at], self._keys[at] = batch.x[rows], batch.keys[rows]
         self._limits[at], self._eligible[at] = batch.limits[rows], batch.eligible[rows]
-        self._limits[at, COST_WEIGHT] = self._limits[at, HIGH_SHARE] = 0.0
+        self._limits[at, COST_WEIGHT] = self._limits[at, HIGH_SHARE] = 0.0  # scores come without cost
 
     def rescore(self, policy: Policy, prices: Floats) -> None:
         """Score all requests again."""
@@ -139,6 +146,12 @@ class Window:
         allowed[served, choices.rank[served, place]] = True
         self.score = np.where(allowed, choices.score, -np.inf)
         self.cost, self.quality = np.ascontiguousarray(choices.cost), choices.quality
+
+
+def window_for(batch: DecideBatch, window: Window | None) -> Window:
+    """Return the window, or a new one when the catalog has another length."""
+    shape = batch.eligible.shape[1], batch.x.shape[1]
+    return window if window is not None and window.shape == shape else Window(*shape)
 
 
 class BudgetPacer:
@@ -197,33 +210,31 @@ class BudgetPacer:
         left = self._per_day * self.share * self._day_share - self._day_spent
         return max(left, 0.0) / max(daily * (1.0 - place), 1.0)
 
-    def weights(self, policy: Policy, prices: Floats, now_ms: float) -> CostWeights:
+    def pace(self, policy: Policy, batch: DecideBatch, paced: NDArray[np.bool_], now_ms: float) -> None:
         """See `Pacer`."""
-        window = self._window
-        if window is not None and window.fresh >= window.due:
-            window.rescore(policy, prices)
+        window = self._window = window_for(batch, self._window)
+        window.add(batch, np.flatnonzero(paced))
+        if window.fresh >= window.due:
+            window.rescore(policy, batch.prices)
             budget = AIM * self.budget(now_ms)
             rate = budget
             if self._per_request is not None:
                 rate += min(self._owed, MOST_OWED * budget) / PATIENCE
             rate = min(max(rate, LEAST_RATE * budget), MOST_RATE * budget)
             _kernels_pacing.bracket(window.score, window.cost, rate, self._out)
-        return CostWeights(*self._out.tolist())
+        batch.limits[paced, COST_WEIGHT] = self._out[0]
+        batch.limits[paced, HIGH_COST_WEIGHT] = self._out[1]
+        batch.limits[paced, HIGH_SHARE] = self._out[2]
 
-    def decided(self, batch: DecideBatch, choices: Choices, paced: NDArray[np.bool_], now_ms: float) -> None:
+    def decided(self, choices: Choices, now_ms: float) -> None:
         """See `Pacer`."""
-        n = len(batch)
         chosen = choices.chosen
         served = np.flatnonzero(chosen >= 0)
-        cost = float(choices.cost[served, chosen[served]].sum())
         budget = self.budget(now_ms)
-        self.requests += n
-        self._day_requests += n
-        self._owed += n * AIM * budget
-        self.paid(cost)
-        if self._window is None or not self._window.fits(batch):
-            self._window = Window(batch.eligible.shape[1], batch.x.shape[1])
-        self._window.add(batch, np.flatnonzero(paced & (chosen >= 0)))
+        self.requests += len(chosen)
+        self._day_requests += len(chosen)
+        self._owed += len(chosen) * AIM * budget
+        self.paid(float(choices.cost[served, chosen[served]].sum()))
 
     def paid(self, difference: float) -> None:
         """See `Pacer`."""
@@ -251,19 +262,17 @@ class FloorPacer:
         self._window: Window | None = None
         self._weight = 0.0
 
-    def weights(self, policy: Policy, prices: Floats, now_ms: float) -> CostWeights:  # noqa: ARG002
+    def pace(self, policy: Policy, batch: DecideBatch, paced: NDArray[np.bool_], now_ms: float) -> None:  # noqa: ARG002
         """See `Pacer`."""
-        window = self._window
-        if window is not None and window.fresh >= window.due:
-            window.rescore(policy, prices)
+        window = self._window = window_for(batch, self._window)
+        window.add(batch, np.flatnonzero(paced))
+        if window.fresh >= window.due:
+            window.rescore(policy, batch.prices)
             self._weight = self._solve(window, policy.posterior)
-        return CostWeights(self._weight)
+        batch.limits[paced, COST_WEIGHT] = self._weight
 
-    def decided(self, batch: DecideBatch, choices: Choices, paced: NDArray[np.bool_], now_ms: float) -> None:  # noqa: ARG002
+    def decided(self, choices: Choices, now_ms: float) -> None:
         """See `Pacer`."""
-        if self._window is None or not self._window.fits(batch):
-            self._window = Window(batch.eligible.shape[1], batch.x.shape[1])
-        self._window.add(batch, np.flatnonzero(paced & (choices.chosen >= 0)))
 
     def paid(self, difference: float) -> None:
         """See `Pacer`."""

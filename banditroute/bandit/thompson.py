@@ -119,8 +119,24 @@ class Policy:
 
     def derive(self, evidence: Evidence) -> Posterior:
         """Derive the posterior from merged evidence, make it the current one and return it."""
-        self._install(derive(evidence, self.models, self.blocks, self.config))
+        self._install(self.derived(evidence))
         return self.posterior
+
+    def derived(self, evidence: Evidence) -> Posterior:
+        """Return the posterior of other evidence, for the same catalog; nothing changes."""
+        return derive(evidence, self.models, self.blocks, self.config)
+
+    def surprise(self, key: ModelKey, x: NDArray[np.float32], quality: float) -> tuple[float, float] | None:
+        """Return how far a vote is from what the working copy expects, and the variance of that, in units of the noise.
+
+        None for a model that is not in the catalog, or a quality that is NaN.
+        """
+        k = self.index.get(key)
+        if k is None or quality != quality:
+            return None
+        wide = x.astype(np.float64)
+        residual = (quality - float(wide @ self._mu[k])) / self.posterior.sigma2**0.5
+        return residual, 1.0 + max(float(wide @ self._v[k] @ wide), 0.0)
 
     @property
     def due(self) -> bool:

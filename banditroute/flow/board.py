@@ -9,16 +9,11 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping
 
-import numpy as np
-from numpy.typing import NDArray
-
-from banditroute.bandit.evidence import Evidence, ModelKey
-from banditroute.bandit.layout import HEAD
+from banditroute.bandit.evidence import Evidence
 from banditroute.flow.fields import LearnerSettings
+from banditroute.flow.judge import Sight
 from banditroute.flow.learner import Learner
 from banditroute.flow.snapshot import State
-
-Floats = NDArray[np.float64]
 
 
 class Board:
@@ -78,15 +73,15 @@ class Board:
         decayed = [self._decayed(evidence, clock, latest) for evidence, clock in parts]
         return (Evidence.merge(decayed) if decayed else Evidence(self._d)), covered
 
-    def heads(self, own: Mapping[int, Learner]) -> dict[ModelKey, Floats]:
-        """Sum the heads (float64[HEAD]) of the evidence rows of all partitions, as they are; `own` as in `merged`."""
-        total: dict[ModelKey, Floats] = {}
-        for partition in sorted({*self.slots, *own}):
-            learner = own.get(partition)
-            evidence = self.slots[partition].evidence if learner is None else learner.evidence
-            for key, row in evidence.rows.items():
-                total[key] = total[key] + row[:HEAD] if key in total else row[:HEAD].copy()
-        return total
+    def sight(self, own: Mapping[int, Learner]) -> Sight:
+        """Sum the evidence of all partitions, for the judge; `own` as in `merged`."""
+        fields = [
+            own[partition].fields if partition in own else self.slots[partition].at
+            for partition in sorted({*self.slots, *own})
+        ]
+        clock = max((each.clock for each in fields if each.clock is not None), default=0)
+        log_decay = self._settings.decay(clock) if self._settings.half_life_ms is not None else 0.0
+        return Sight(self.merged(own)[0], [dict(each.shrink) for each in fields], log_decay)
 
     def _decayed(self, evidence: Evidence, clock: int | None, latest: int | None) -> Evidence:
         if clock is None or latest is None or clock == latest:

@@ -195,9 +195,10 @@ class Decider:
     ) -> None:
         """Decide valid requests, at least one, and add what follows to `decided`."""
         requests = [request for _, request in fresh]
-        batch, paced = self._columns(requests, prices, now_ms)
+        batch, paced = self._columns(requests, prices)
+        self._pacer.pace(self._policy, batch, paced, now_ms)
         choices = self._policy.decide(batch)
-        self._pacer.decided(batch, choices, paced, now_ms)
+        self._pacer.decided(choices, now_ms)
         offsets = [record.offset for record, _ in fresh]
         shadow = self._mode == "shadow"
         headers = self._writer.write(offsets, batch.x, choices.candidates, shadow)
@@ -223,7 +224,7 @@ class Decider:
             )
 
     def _columns(
-        self, requests: Sequence[Request], prices: Mapping[str, tuple[float, float]], now_ms: float
+        self, requests: Sequence[Request], prices: Mapping[str, tuple[float, float]]
     ) -> tuple[DecideBatch, NDArray[np.bool_]]:
         """Return the columns, and which requests leave the cost weight to the pacer."""
         n, k = len(requests), len(self._catalog)
@@ -236,8 +237,7 @@ class Decider:
             in_force = in_force.copy()
             for index, name in enumerate(self._catalog.names):
                 in_force[index] = prices.get(name, in_force[index])
-        weights = self._pacer.weights(self._policy, in_force, now_ms)
-        cost_weight, high_share = np.full(n, weights.low), np.full(n, weights.high_share)
+        cost_weight = np.zeros(n)
         paced = np.ones(n, np.bool_)
         max_output, max_cost, max_latency = np.full(n, INF), np.full(n, INF), np.full(n, INF)
         anyone = self._catalog.unrestricted
@@ -245,7 +245,7 @@ class Decider:
             if not anyone or request.needs or request.allow or request.deny:
                 eligible[i] = self._catalog.eligible(request, float(tokens[i]))
             if request.cost_weight is not None:
-                cost_weight[i], high_share[i], paced[i] = request.cost_weight, 0.0, False
+                cost_weight[i], paced[i] = request.cost_weight, False
             if request.max_output_tokens is not None:
                 max_output[i] = request.max_output_tokens
             if request.max_cost_usd is not None:
@@ -263,8 +263,6 @@ class Decider:
             latency_weight=self._objective.latency_weight,
             max_cost_usd=max_cost,
             max_latency_ms=max_latency,
-            high_cost_weight=weights.high,
-            high_share=high_share,
         )
         return batch, paced
 

@@ -1,60 +1,109 @@
-"""From residual sums to verdicts: the change detector on merged evidence, and the control edits that follow."""
+"""From votes to verdicts: the change detector, and the control edits that follow.
+
+The router shows every vote before it is learned; the engine that owns partition 0 shows the evidence of all partitions
+from time to time. Both come to the same: how far the votes are from what the evidence before them said.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+import math
+from collections.abc import Callable, Mapping
+from typing import NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
 
 from banditroute.bandit.change import ChangeDetector, verdict
-from banditroute.bandit.evidence import ModelKey
-from banditroute.bandit.layout import RES_N, RES_Z, N
+from banditroute.bandit.evidence import Evidence, ModelKey
+from banditroute.bandit.layout import N
+from banditroute.bandit.posterior import Posterior
+from banditroute.bandit.thompson import Policy
 from banditroute.events import Changed
 
-Floats = NDArray[np.float64]
+
+class Sight(NamedTuple):
+    """The evidence of all partitions at one moment.
+
+    `marks` change whenever evidence was scaled by a verdict; `log_decay` is what forgetting has done so far.
+    """
+
+    evidence: Evidence
+    marks: object
+    log_decay: float
 
 
 class Judge:
-    """Looks at the sums of all partitions and says which model has changed.
+    """Says which model has changed.
 
-    One judge at a time speaks (the router, or the engine that owns partition 0). It remembers nothing that matters: its
-    verdicts are control records, and a repeated one is ignored by its epoch.
+    One judge at a time speaks. It remembers nothing that matters: its verdicts are control records, and one that is
+    repeated is ignored by its epoch.
     """
 
     def __init__(self) -> None:
         self._detector = ChangeDetector()
+        self._before: tuple[Sight, Posterior] | None = None
 
-    def begin(self, heads: Mapping[ModelKey, Floats]) -> None:
-        """Start from these sums: verdicts are about what comes after."""
-        for key, head in heads.items():
-            self._detector.begin(key, float(head[RES_N]), float(head[RES_Z]))
+    def vote(
+        self,
+        policy: Policy,
+        key: ModelKey,
+        x: NDArray[np.float32],
+        quality: float,
+        evidence: Evidence,
+        epochs: Mapping[str, int],
+    ) -> Changed | None:
+        """Look at one vote, before ``policy`` has observed it."""
+        surprise = policy.surprise(key, x, quality)
+        if surprise is None or not self._detector.observe(key, 1.0, *surprise):
+            return None
+        return self._changed(key, evidence, epochs)
 
     def look(
-        self, models: Iterable[ModelKey], heads: Mapping[ModelKey, Floats], epochs: Mapping[str, int]
+        self, sight: Sight, derive: Callable[[Evidence], Posterior], epochs: Mapping[str, int]
     ) -> list[Changed]:
-        """Look at some models.
+        """Look at what was learned since the last look; the first one only takes the start.
 
         Parameters
         ----------
-        models : iterable of ModelKey
-            Whose residuals may have grown.
-        heads : mapping of ModelKey to float64 array
-            Evidence rows (or their heads), summed over all partitions, of every model.
+        sight : Sight
+            The evidence now, not to be changed later.
+        derive : callable
+            Evidence to posterior.
         epochs : mapping of str to int
             The last epoch applied per model name.
-
-        Returns
-        -------
-        list of Changed
-            One edit per model that has changed.
         """
+        before = self._before
+        if before is not None and before[0].evidence == sight.evidence:
+            return []
+        self._before = (sight, derive(sight.evidence))
+        if before is None or before[0].marks != sight.marks:
+            return []  # scaled in between: the difference says nothing
         edits = []
-        for key in models:
-            head = heads[key]
-            if not self._detector.look(key, float(head[RES_N]), float(head[RES_Z])):
-                continue
-            factors = verdict(key, {one: float(other[N]) for one, other in heads.items()})
-            if factors is not None:
-                edits.append(Changed(key.name, epochs.get(key.name, 0) + 1, factors))
+        kept = math.exp(sight.log_decay - before[0].log_decay)
+        for key in sorted(sight.evidence.rows):
+            if self._differs(key, sight.evidence, before[0].evidence, before[1], kept):
+                edit = self._changed(key, sight.evidence, epochs)
+                edits += [edit] if edit is not None else []
         return edits
+
+    def _differs(
+        self, key: ModelKey, now: Evidence, then: Evidence, posterior: Posterior, kept: float
+    ) -> bool:
+        layout = now.layout
+        k = next((i for i, model in enumerate(posterior.models) if model.key == key), None)
+        if k is None:
+            return False
+        row = now.rows[key]
+        old = then.rows[key] * kept if key in then.rows else np.zeros_like(row)
+        votes = float(row[N] - old[N])
+        if votes < 0.5:  # nothing new, or withdrawals
+            return False
+        contexts = row[layout.sx] - old[layout.sx]
+        total = float(row[layout.b][0] - old[layout.b][0])  # column 0 of a context is 1
+        residual = (total - float(contexts @ posterior.mu[k])) / math.sqrt(posterior.sigma2)
+        variance = votes + max(float(contexts @ posterior.V[k] @ contexts), 0.0)
+        return self._detector.observe(key, votes, residual, variance)
+
+    def _changed(self, key: ModelKey, evidence: Evidence, epochs: Mapping[str, int]) -> Changed | None:
+        factors = verdict(key, {one: float(row[N]) for one, row in evidence.rows.items()})
+        return None if factors is None else Changed(key.name, epochs.get(key.name, 0) + 1, factors)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import time
 from typing import TYPE_CHECKING, Final
 
 from banditroute.events import encode
@@ -12,15 +13,18 @@ if TYPE_CHECKING:
     from banditroute.runtime.engine import Engine
 
 JUDGE_SECONDS: Final = 0.5
+MOST_SHARE: Final = 20.0  # rest at least so many times as long as a look took
 
 
 async def judge(engine: Engine) -> None:
     """Look for changes until cancelled."""
     while True:
+        begun = time.monotonic()
         for edit in engine.learning.verdicts():
             kept = 100.0 * edit.factors[edit.model]
             await engine.alert(
                 "change", f"model '{edit.model}' has changed: {kept:.2g} % of its evidence is kept"
             )
             await engine.insist(engine.names.control, 0, [OutputRecord(b"changed", encode(edit))])
-        await asyncio.sleep(JUDGE_SECONDS)
+        # A look derives a posterior, which may take long where there are many models.
+        await asyncio.sleep(max(JUDGE_SECONDS, MOST_SHARE * (time.monotonic() - begun)))

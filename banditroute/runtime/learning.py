@@ -38,6 +38,7 @@ class Learning:
         self.spec = Spec(encoder.spec.d, encoder.spec.spec_id, learner_settings(config))
         self.policy: Policy = make_policy(config, encoder.spec)
         self.derives = 0
+        self.looks = 0  # for models that have changed
         self._config = config
         self._live = live
         self._pacer = make_pacer(config)
@@ -105,7 +106,9 @@ class Learning:
         live = self._live()
         if self._judging != (0 in live):
             self._judging = 0 in live
-            self._judge.begin(self._board.heads(live))
+            self._judge = Judge()
+            if self._judging:
+                self._judge.look(self._board.sight(live), self.policy.derived, {})
         self._changed = self._at_once = True
         self.derive_if_due()
 
@@ -130,13 +133,13 @@ class Learning:
         self.derives += 1
 
     def verdicts(self) -> list[Changed]:
-        """Look for models that have changed, on the residuals of all partitions; for the owner of partition 0."""
+        """Look for models that have changed, on the evidence of all partitions; for the owner of partition 0."""
         live = self._live()
         learner = live.get(0)
         if learner is None or self._frozen:
             return []
-        heads = self._board.heads(live)
-        return self._judge.look(sorted(heads), heads, learner.fields.epochs)
+        self.looks += 1
+        return self._judge.look(self._board.sight(live), self.policy.derived, learner.fields.epochs)
 
     def cancel(self) -> None:
         """Forget a derive that waits for its moment."""

@@ -3,8 +3,9 @@
     python -m bench.fuzz.features -max_total_time=600 [-fork=1] [corpus folder]
 
 The bytes become a request: some as text in one of four internal forms of a string, some as messages, names and
-numbers. The oracle is plain Python, so its branches are the coverage that the fuzzer follows; the compiled kernel has
-to give the same bits. Needs `atheris`.
+numbers. The oracle is plain Python, so its branches are the coverage that the fuzzer follows, beside those of the
+encoder; the compiled kernel has to give the same bits. Some requests are mappings with values of wrong types: they have
+to give something finite, and never raise. Needs `atheris`.
 """
 
 from __future__ import annotations
@@ -17,31 +18,45 @@ from typing import Any
 import numpy as np
 
 import bench  # noqa: F401  puts the source roots on the path
-from banditroute_features import Encoder, FeatureSpec
 
 CODECS = ("latin-1", "utf-8", "utf-16-le", "utf-32-le")
 ROLES = ("user", "assistant", "system", "developer", "tool", "")
-SPECS = (
-    FeatureSpec(),
-    FeatureSpec(
-        tags=5,
-        tenant=2,
-        session=2,
-        language=2,
-        hour=2,
-        cross=3,
-        numeric=2,
-        statistics=True,
-        scripts=True,
-        chat=True,
-        chars=40,
-        words=12,
-        embedding=3,
-        context=2,
-        seed=3,
-    ),
-)
+EVERYTHING = {
+    "tags": 5,
+    "tenant": 2,
+    "session": 2,
+    "language": 2,
+    "hour": 2,
+    "cross": 3,
+    "numeric": 2,
+    "seed": 3,
+    "statistics": True,
+    "scripts": True,
+    "chat": True,
+    "chars": 40,
+    "words": 12,
+    "embedding": 3,
+    "context": 2,
+}
 LARGEST_NORM = 16.0
+WRONG = (
+    None,
+    7,
+    -1,
+    2.5,
+    math.nan,
+    10**30,
+    True,
+    b"x",
+    "x",
+    [],
+    (),
+    [None],
+    {"a": 1},
+    object(),
+    [[1.0]],
+    "\ud800",
+)
 
 
 def request_of(provider: Any) -> SimpleNamespace:
@@ -85,29 +100,65 @@ def request_of(provider: Any) -> SimpleNamespace:
     )
 
 
+def made_wrong(provider: Any, request: SimpleNamespace) -> dict[str, Any]:
+    """Return a mapping in which some values are of a wrong type and some are not there."""
+    fields = dict(vars(request))
+    if fields["messages"]:
+        fields["messages"] = [
+            dict(vars(message)) | ({"role": WRONG[i % len(WRONG)]} if provider.ConsumeBool() else {})
+            for i, message in enumerate(fields["messages"])
+        ]
+    for name in sorted(fields):
+        if provider.ConsumeBool():
+            fields[name] = WRONG[provider.ConsumeIntInRange(0, len(WRONG) - 1)]
+        elif provider.ConsumeBool():
+            del fields[name]
+    return fields
+
+
+def check(encoder: Any, request: Any, oracle: Any) -> None:
+    """Raise AssertionError where an encoder breaks a promise."""
+    out, tokens = np.full((1, encoder.spec.d), np.nan, np.float32), np.full(1, np.nan)
+    encoder.encode_batch([request], out, tokens)
+    x = out[0].tolist()
+    if oracle is not None and (x, tokens[0]) != oracle(encoder.spec, request):
+        raise AssertionError(f"{request!r}: {x} is not {oracle(encoder.spec, request)}")
+    if not (all(map(math.isfinite, x)) and math.fsum(v * v for v in x) <= LARGEST_NORM):
+        raise AssertionError(f"{request!r}: not bounded: {x}")
+    if not (math.isfinite(tokens[0]) and tokens[0] >= 0):
+        raise AssertionError(f"{request!r}: tokens {tokens[0]}")
+    if encoder.encode(request).tolist() != x:
+        raise AssertionError(f"{request!r}: alone and in a batch differ")
+
+
 def main() -> None:
     """Run the fuzzer with its own options."""
-    import atheris
+    try:
+        import atheris
+    except ImportError:
+        sys.exit("bench.fuzz.features: atheris is not installed; `pip install atheris`")
+    from banditroute_features import Encoder, FeatureSpec, tame
+    from banditroute_features import encoder as encoding
 
-    with atheris.instrument_imports(include=["tests.naive_features"]):
+    with atheris.instrument_imports(include=["tests.naive_features", "tests.naive_text"]):
         from tests import naive_features as naive
-    encoders = [Encoder(spec) for spec in SPECS]
+    gathering = (Encoder._gather, Encoder._gather_more, encoding._chat)  # what is not compiled
+    for function in (*gathering, tame.tame, tame.names_of, tame.numbers_of, tame._messages, tame._parts):
+        atheris.instrument_func(function)
+    encoders = [Encoder(FeatureSpec()), Encoder(FeatureSpec(**EVERYTHING))]
 
     def one(data: bytes) -> None:
-        request = request_of(atheris.FuzzedDataProvider(data))
+        provider = atheris.FuzzedDataProvider(data)
+        wrong = provider.ConsumeBool()
+        request = request_of(provider)
         for encoder in encoders:
-            out, tokens = np.full((1, encoder.spec.d), np.nan, np.float32), np.full(1, np.nan)
-            encoder.encode_batch([request], out, tokens)
-            x = out[0].tolist()
-            expected, expected_tokens = naive.encode(encoder.spec, request)
-            if x != expected or tokens[0] != expected_tokens:
-                raise AssertionError(f"{request!r}: {x} is not {expected}")
-            if not (all(map(math.isfinite, x)) and math.fsum(v * v for v in x) <= LARGEST_NORM):
-                raise AssertionError(f"{request!r}: not bounded: {x}")
-            if encoder.encode(request).tolist() != x:
-                raise AssertionError(f"{request!r}: alone and in a batch differ")
+            if wrong:
+                check(encoder, made_wrong(provider, request), None)
+            else:
+                check(encoder, request, naive.encode)
 
-    atheris.Setup(sys.argv, one)
+    # Long inputs from the start: what crosses blocks of 64 bytes is where mistakes would be.
+    atheris.Setup([sys.argv[0], "-len_control=0", "-max_len=2000", *sys.argv[1:]], one)
     atheris.Fuzz()
 
 

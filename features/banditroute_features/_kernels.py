@@ -1,4 +1,4 @@
-"""The compiled half of the encoder: squashing counts, hashing names, reducing embeddings, one row per request.
+"""The compiled half of the encoder: counts squashed into columns, one row per request.
 
 Results are the same on every machine and for every split into batches: counts are integers, and only
 ``+ - * /`` and ``sqrt`` follow, which IEEE 754 rounds correctly; even the logarithm is made of them, because
@@ -8,14 +8,18 @@ the ones of C libraries differ.
 from __future__ import annotations
 
 import math
+import zlib
+from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 
 from . import _kernels_layout as layout
+from ._kernels_fields import encode_fields, encode_names
 from ._kernels_layout import Bytes, Floats, Ints, Memory
-from ._kernels_objects import float_of, int_of, list_item, list_size, string_of, tuple_item, tuple_size
-from ._kernels_text import ONE, fill, inlined, kernel, mix, read_texts
+from ._kernels_objects import int_of, list_item, list_size
+from ._kernels_text import inlined, kernel, read_texts
 from ._kernels_vector import BLOCK
 from .compile import njit_cached
 
@@ -38,7 +42,9 @@ def _cut(work: Bytes) -> Memory:
         state[16 + 8 * (layout.CARRIES + layout.COUNTS) :].view(np.uint64),
         work[layout.RAW_AT : layout.SUMS_AT].view(np.float64),
         work[layout.SUMS_AT : layout.SUMS_AT + 8 * BLOCK].view(np.int64),
-        work[layout.SUMS_AT + 8 * BLOCK :].view(np.float64),
+        work[layout.SUMS_AT + 8 * BLOCK : layout.PLAN_AT].view(np.float64),
+        work[layout.PLAN_AT : layout.NUMBERS_AT].view(np.int64),
+        work[layout.NUMBERS_AT :].view(np.float64),
     )
 
 
@@ -118,48 +124,16 @@ def _chat(c: Ints, raw: Floats) -> None:
 
 
 @kernel
-def _standardise(raw: Floats, order: Ints, numbers: Floats, factor: float, block: Any) -> None:
-    """Centre, scale and clip raw numbers into their columns."""
+def _standardise(m: Memory, order: int, block: int, x: Any) -> None:
+    """Centre, scale and clip raw numbers into the columns of their block; `order` is where their places are."""
+    raw, numbers, starts = m.raw, m.numbers, m.plan[layout.STARTS_AT :]
+    out, places = x[starts[block] : starts[block + 1]], m.plan[layout.ORDER_AT + order :]
+    factor = numbers[block]
     clip = numbers[layout.CLIPS_AT + 1]
-    for j in range(block.shape[0]):
-        i = order[j]
+    for j in range(out.shape[0]):
+        i = places[j]
         value = (raw[i] - numbers[layout.SCALES_AT + 2 * i]) * numbers[layout.SCALES_AT + 2 * i + 1]
-        block[j] = min(max(value, -clip), clip) * factor
-
-
-@kernel
-def _add_name(item: int, basis: Any, text: Bytes, block: Any) -> int:
-    """Add +1 or -1 to the column of a name: sign from the lowest bit, column from the upper half.
-
-    FNV-1a 64 over the UTF-8 bytes from a seeded basis, mixed. Returns 1, or 0 for what is no string.
-    """
-    source = string_of(item)
-    if source[1] < 0:
-        return 0
-    h, first = basis, 0
-    while first < source[1]:
-        first, end = fill(source, first, text, 0, layout.CHUNK)
-        for i in range(end):
-            h = (h ^ np.uint64(text[i])) * np.uint64(0x100000001B3)
-    h = mix(h)
-    column = ((h >> np.uint64(32)) * np.uint64(block.shape[0])) >> np.uint64(32)
-    block[column] += np.float32(-1.0) if h & ONE else np.float32(1.0)
-    return 1
-
-
-@kernel
-def _add_names(
-    item: int, number: int, basis: Any, text: Bytes, clip: float, factor: float, block: Any
-) -> None:
-    """Hash a name or a tuple of names, and turn sums of signs into ``clip(sum / sqrt(names)) * factor``."""
-    names = 0
-    if number < 0:
-        names = _add_name(item, basis, text, block)
-    for i in range(number):
-        names += _add_name(tuple_item(item, i), basis, text, block)
-    root = math.sqrt(max(names, 1))
-    for i in range(block.shape[0]):
-        block[i] = min(max(float(block[i]) / root, -clip), clip) * factor
+        out[j] = min(max(value, -clip), clip) * factor
 
 
 @inlined
@@ -180,190 +154,120 @@ def _normalise(sums: Any, squares: Any, factor: float, block: Any) -> None:
             block[i] = float(sums[i]) * scale
 
 
-@kernel
-def _embed(item: int, basis: Any, projection: Floats, y: Floats, factor: float, block: Any) -> None:
-    """Reduce an embedding to the columns of its block, with a norm of 2 at most before the factor.
-
-    Seeded: dimension j goes to column ``j % columns`` with a hashed sign. The rows of this projection do not
-    overlap, so they are orthogonal, for any dimension, in linear time and without a table. Learned:
-    ``W (e / |e|) - W mean`` with row j of `projection` for dimension j and ``W mean`` in the last row.
-    """
-    number, columns = tuple_size(item), block.shape[0]
-    learned = projection.shape[0] > 1
-    if number < 1 or (learned and projection.shape[0] != number + 1):
-        return
-    y[:columns] = 0.0
-    squares = 0.0
-    for j in range(number):
-        value = float_of(tuple_item(item, j))
-        squares += value * value
-        if learned:
-            row = projection[j]
-            for c in range(columns):
-                y[c] += value * row[c]
-        else:
-            y[j % columns] += -value if mix(basis ^ np.uint64(j)) & ONE else value
-    if not 0.0 < squares < math.inf:  # also for not-a-number
-        return
-    root, norm = math.sqrt(squares), 0.0
-    for c in range(columns):
-        y[c] /= root
-        if learned:
-            y[c] -= projection[number, c]
-        norm += y[c] * y[c]
-    shrink = 2.0 / math.sqrt(norm) if norm > 4.0 else 1.0
-    for c in range(columns):
-        block[c] = y[c] * shrink * factor
-
-
-@kernel
-def _take(item: int, numbers: Floats, factor: float, block: Any) -> None:
-    """Copy the caller's numbers, centred, scaled and clipped; what is no finite number counts as the centre."""
-    clip = numbers[layout.CLIPS_AT + 2]
-    for j in range(min(tuple_size(item), block.shape[0])):
-        scale = numbers[layout.CONTEXT_SCALES_AT + 2 * j : layout.CONTEXT_SCALES_AT + 2 * j + 2]
-        value = (float_of(tuple_item(item, j)) - scale[0]) * scale[1]
-        if value == value:
-            block[j] = min(max(value, -clip), clip) * factor
-
-
-@kernel
-def _encode_fields(
-    slots: int, at: int, plan: Ints, numbers: Floats, projection: Floats, m: Memory, x: Any
-) -> None:
-    """Encode what only long strides hold: session, language, hour, crosses, embedding, context."""
-    start = 1 + plan[layout.TAG] + plan[layout.TENANT]
-    bases, clip = plan[layout.BASES_AT :], numbers[layout.CLIPS_AT]
-    for block, slot in ((layout.SESSION, 5), (layout.LANGUAGE, 6), (layout.HOUR, 7), (layout.CROSS, 8)):
-        out = x[start : start + plan[block]]
-        start += plan[block]
-        item = list_item(slots, at + slot)
-        if item == plan[layout.NONE_AT] or out.shape[0] == 0:
-            continue
-        if block == layout.HOUR:
-            hour = int_of(item)
-            if out.shape[0] == 2 and 0 <= hour < 24:
-                out[0] = numbers[layout.CONTEXT_SCALES_AT + 512 + hour] * numbers[block]
-                out[1] = numbers[layout.CONTEXT_SCALES_AT + 512 + (hour + 18) % 24] * numbers[block]
-        else:
-            number = tuple_size(item) if block == layout.CROSS else -1
-            _add_names(item, number, np.uint64(bases[block]), m.text, clip, numbers[block], out)
-    for block in range(layout.NUMERIC, layout.EMBEDDING):
-        start += plan[block]
-    middle = start + plan[layout.EMBEDDING]
-    item = list_item(slots, at + 10)
-    if plan[layout.EMBEDDING] and item != plan[layout.NONE_AT]:
-        basis = np.uint64(bases[layout.EMBEDDING])
-        _embed(item, basis, projection, m.embedding, numbers[layout.EMBEDDING], x[start:middle])
-    item = list_item(slots, at + 11)
-    if plan[layout.CONTEXT] and item != plan[layout.NONE_AT]:
-        _take(item, numbers, numbers[layout.CONTEXT], x[middle:])
+@inlined
+def _encode_numeric(asked: int, counted: int, has_text: bool, tokens: float, m: Memory, x: Any) -> None:
+    """Encode input tokens, counted or estimated, and the maximal output tokens; -1 is not told."""
+    starts = m.plan[layout.STARTS_AT :]
+    out = x[starts[layout.NUMERIC] : starts[layout.STAT]]
+    m.raw[35] = _log2p(float(counted) if counted >= 0 else tokens)
+    m.raw[36] = _log2p(float(max(asked, 0)))
+    _standardise(m, layout.NUMERICS, layout.NUMERIC, x)
+    if counted < 0 and not has_text:
+        out[0] = 0.0
+    if asked < 0 and out.shape[0] == 2:
+        out[1] = 0.0
 
 
 @inlined
-def _encode_one(
-    slots: int, at: int, stride: int, plan: Ints, numbers: Floats, projection: Floats, m: Memory, x: Any
-) -> float:
-    """Encode one request into a row of zeros; return its input tokens."""
-    counts, totals, raw, sums = m.counts, m.totals, m.raw, m.sums[: plan[layout.WORD]]
-    counts[:] = 0
-    totals[:] = 0
-    sums[:] = 0
-    has_text = read_texts(slots, at, stride, plan, m)
-    tokens = _tokens(counts, numbers[layout.TOKENS_AT : layout.SCALES_AT])
-    counted = -1
-    start = 1
-    if stride > 1:
-        for block in (layout.TAG, layout.TENANT):
-            item, stop = list_item(slots, at + 2 + block), start + plan[block]
-            if item != plan[layout.NONE_AT] and stop > start:
-                basis = np.uint64(plan[layout.BASES_AT + block])
-                number = tuple_size(item) if block == layout.TAG else -1
-                _add_names(
-                    item, number, basis, m.text, numbers[layout.CLIPS_AT], numbers[block], x[start:stop]
-                )
-            start = stop
-        item = list_item(slots, at + 4)
-        if item != plan[layout.NONE_AT]:
-            counted = int_of(item)
-        if stride > 5:
-            _encode_fields(slots, at, plan, numbers, projection, m, x)
-    start = 1
-    for block in range(layout.NUMERIC):
-        start += plan[block]
-    if plan[layout.NUMERIC]:
-        asked = -1
-        if stride > 5 and list_item(slots, at + 9) != plan[layout.NONE_AT]:
-            asked = int_of(list_item(slots, at + 9))
-        raw[35] = _log2p(float(counted) if counted >= 0 else tokens)
-        raw[36] = _log2p(float(max(asked, 0)))
-        out = x[start : start + plan[layout.NUMERIC]]
-        _standardise(raw, plan[layout.ORDER_AT + layout.NUMERICS :], numbers, numbers[layout.NUMERIC], out)
-        if counted < 0 and not has_text:
-            out[0] = 0.0
-        if asked < 0 and plan[layout.NUMERIC] == 2:
-            out[1] = 0.0
-    if has_text:
-        start += plan[layout.NUMERIC]
-        _statistics(counts, tokens, raw)
-        squares: Any = np.int64(0)
-        if plan[layout.GRAMS_AT]:
-            squares = _squared(totals, BLOCK)
-            raw[22] = _log2p(squares / max(totals[BLOCK], 1))
-        _standardise(
-            raw, plan[layout.ORDER_AT :], numbers, numbers[layout.STAT], x[start : start + plan[layout.STAT]]
-        )
-        start += plan[layout.STAT]
-        if plan[layout.SCRIPT]:
-            _scripts(counts, raw)
-            out = x[start : start + plan[layout.SCRIPT]]
-            _standardise(raw, plan[layout.ORDER_AT + layout.SCRIPTS :], numbers, numbers[layout.SCRIPT], out)
-        start += plan[layout.SCRIPT]
-        if plan[layout.CHAT] and counts[layout.TURNS] + counts[layout.SYSTEM] > 0:
-            _chat(counts, raw)
-            out = x[start : start + plan[layout.CHAT]]
-            _standardise(raw, plan[layout.ORDER_AT + layout.CHATS :], numbers, numbers[layout.CHAT], out)
-        start += plan[layout.CHAT]
-        width = plan[layout.CHAR]
-        if 0 < width < BLOCK:
+def _encode_counts(tokens: float, m: Memory, x: Any) -> None:
+    """Encode what was counted: statistics, scripts, shape of the chat."""
+    plan, counts, totals, raw = m.plan, m.counts, m.totals, m.raw
+    _statistics(counts, tokens, raw)
+    if plan[layout.GRAMS_AT]:
+        raw[22] = _log2p(_squared(totals, BLOCK) / max(totals[BLOCK], 1))
+    _standardise(m, layout.STATS, layout.STAT, x)
+    if plan[layout.SCRIPT]:
+        _scripts(counts, raw)
+        _standardise(m, layout.SCRIPTS, layout.SCRIPT, x)
+    if plan[layout.CHAT] and counts[layout.TURNS] + counts[layout.SYSTEM] > 0:
+        _chat(counts, raw)
+        _standardise(m, layout.CHATS, layout.CHAT, x)
+
+
+@inlined
+def _encode_grams(m: Memory, x: Any) -> None:
+    """Encode the hashed n-grams of characters and of words."""
+    plan, totals, sums, numbers = m.plan, m.totals, m.sums, m.numbers
+    starts = plan[layout.STARTS_AT :]
+    width = plan[layout.CHAR]
+    if width > 0:
+        if width < BLOCK:
             for c in range(1, BLOCK):  # a column moves down or stays, so this is done in place
                 total, totals[c] = totals[c], 0
                 totals[(c * width) >> 6] += total
-            squares = _squared(totals, width)
-        _normalise(totals, squares, numbers[layout.CHAR], x[start : start + width])
-        start += plan[layout.CHAR]
-        _normalise(
-            sums,
-            _squared(sums, plan[layout.WORD]),
-            numbers[layout.WORD],
-            x[start : start + plan[layout.WORD]],
-        )
+        out = x[starts[layout.CHAR] : starts[layout.WORD]]
+        _normalise(totals, _squared(totals, width), numbers[layout.CHAR], out)
+    if plan[layout.WORD] > 0:
+        out = x[starts[layout.WORD] : starts[layout.EMBEDDING]]
+        _normalise(sums, _squared(sums, plan[layout.WORD]), numbers[layout.WORD], out)
+
+
+@inlined
+def _number_at(slots: int, at: int, m: Memory) -> int:
+    """Value of an integer in a slot, -1 for None and for what is no integer of 64 bits."""
+    item = list_item(slots, at)
+    return -1 if item == m.plan[layout.NONE_AT] else int_of(item)
+
+
+@inlined
+def _encode_one(slots: int, at: int, stride: int, projection: Floats, m: Memory, x: Any) -> float:
+    """Encode one request into a row of zeros; return its input tokens."""
+    m.counts[:] = 0
+    m.totals[:] = 0
+    m.sums[: m.plan[layout.WORD]] = 0
+    has_text = read_texts(slots, at, stride, m)
+    tokens = _tokens(m.counts, m.numbers[layout.TOKENS_AT : layout.SCALES_AT])
+    counted = asked = -1
+    if stride > 1:
+        encode_names(slots, at, layout.TAG, layout.SESSION, m, x)
+        counted = _number_at(slots, at + 4, m)
+        if stride > 5:
+            encode_fields(slots, at, projection, m, x)
+            asked = _number_at(slots, at + 9, m)
+    if m.plan[layout.NUMERIC]:
+        _encode_numeric(asked, counted, has_text, tokens, m, x)
+    if has_text:
+        _encode_counts(tokens, m, x)
+        _encode_grams(m, x)
     return float(counted) if 0 <= counted < 2**53 else tokens
 
 
-@njit_cached(_nrt=False)
-def encode_all(
-    slots: int,
-    stride: int,
-    plan: Ints,
-    numbers: Floats,
-    projection: Floats,
-    work: Bytes,
-    out: Any,
-    tokens: Any,
-) -> None:
-    """Encode a batch: one row of `out` and one element of `tokens` per request.
+def _sources() -> int:
+    """Return a checksum of the kernels, which all end up in `encode_all`."""
+    checksum = 0
+    for path in sorted(Path(__file__).parent.glob("_kernels*.py")):
+        checksum = zlib.crc32(path.read_bytes(), checksum)
+    return checksum
 
-    `slots` is the address of a list with `stride` objects per request (`SLOTS` says which); it and what it
-    holds stay alive meanwhile. No other thread can change it while the kernel runs, but one may have before:
-    requests that are no longer there are left as zeros.
+
+def _compiled(sources: int) -> Callable[..., None]:
+    """Return `encode_all`.
+
+    numba's cache looks at the file of a function and at the variables that the function encloses, not at what it
+    calls in other files; `sources` is enclosed so that an edit in any of them is noticed.
     """
-    m, there = _cut(work), list_size(slots) // stride
-    for r in range(out.shape[0]):
-        x = out[r]
-        x[:] = 0.0
-        x[0] = 1.0
-        if r >= there:
-            tokens[r] = 0.0
-            continue
-        tokens[r] = _encode_one(slots, r * stride, stride, plan, numbers, projection, m, x)
+
+    @njit_cached(_nrt=False)
+    def encode_all(slots: int, stride: int, projection: Floats, work: Bytes, out: Any, tokens: Any) -> None:
+        m, there = _cut(work), list_size(slots) // stride
+        if sources < 0:  # never
+            return
+        for r in range(out.shape[0]):
+            x = out[r]
+            x[:] = 0.0
+            x[0] = 1.0
+            if r >= there:
+                tokens[r] = 0.0
+                continue
+            tokens[r] = _encode_one(slots, r * stride, stride, projection, m, x)
+
+    return encode_all
+
+
+encode_all = _compiled(_sources())
+"""Encode a batch: one row of `out` and one element of `tokens` per request.
+
+`slots` is the address of a list with `stride` objects per request (`SLOTS` says which); it and what it
+holds stay alive meanwhile. No other thread can change it while the kernel runs, but one may have before:
+requests that are no longer there are left as zeros.
+"""

@@ -44,19 +44,24 @@ CROSSES_AT: Final = 8
 STATS, SCRIPTS, CHATS, NUMERICS = 0, 23, 30, 35
 RAWS: Final = len(RAW)
 
-# The plan: widths, bases, whether grams are wanted, and the place in `RAW` of every column that is scaled.
-BASES_AT: Final = len(BLOCKS)
-GRAMS_AT: Final = 2 * len(BLOCKS)
+# The plan: widths, first columns and the end of the last block, bases, whether grams are wanted, the address of None,
+# and the place in `RAW` of every column that is scaled.
+STARTS_AT: Final = len(BLOCKS)
+BASES_AT: Final = 2 * len(BLOCKS) + 1
+GRAMS_AT: Final = BASES_AT + len(BLOCKS)
 NONE_AT: Final = GRAMS_AT + 1
 ORDER_AT: Final = GRAMS_AT + 2
 PLAN: Final = ORDER_AT + RAWS
 
-# The numbers: factors of the blocks, clips of names, scaled columns and contexts, token weights, then centre
-# and gain of every raw number.
+# The numbers: factors of the blocks, clips of names, scaled columns and contexts, token weights, centre and gain of
+# every raw number and of the caller's numbers, and the cosine of every hour.
 CLIPS_AT: Final = len(BLOCKS)
 TOKENS_AT: Final = CLIPS_AT + 3
 SCALES_AT: Final = TOKENS_AT + 10
 CONTEXT_SCALES_AT: Final = SCALES_AT + 2 * RAWS
+MOST_CONTEXT: Final = 256
+HOURS_AT: Final = CONTEXT_SCALES_AT + 2 * MOST_CONTEXT
+NUMBERS: Final = HOURS_AT + 24
 
 # What is counted in the texts of a request. Sizes of the last user message and of the system's follow.
 BYTES, WORDS, WORD_BYTES, LINES, DIGITS, UPPER, LOWER, SIGNS, QUESTIONS, CODE, KEYWORDS = range(11)
@@ -77,7 +82,7 @@ MOST_BYTES: Final = 1 << 29  # of one request; what follows is not read, so that
 TEXT: Final = 64 + CHUNK + 128
 INDICES: Final = 2 * MINUS_AT
 # The workspace: text, folded text, indices, totals, key of the gram hash, cursors, bits carried from one block
-# to the next, counts, raw numbers, words' hashes, words' totals, embedding.
+# to the next, counts, raw numbers, words' hashes, words' totals, embedding, and what never changes: plan and numbers.
 FOLDED_AT: Final = TEXT
 INDICES_AT: Final = 4 * TEXT
 TOTALS_AT: Final = INDICES_AT + INDICES
@@ -86,7 +91,9 @@ STATE: Final = 2 + CARRIES + COUNTS + 2
 RAW_AT: Final = STATE_AT + 8 * STATE
 SUMS_AT: Final = RAW_AT + 8 * RAWS
 KEYS_AT: Final = TOTALS_AT + 4 * 72
-WORK_BYTES: Final = SUMS_AT + 8 * (64 + 256)
+PLAN_AT: Final = SUMS_AT + 8 * (64 + 256)
+NUMBERS_AT: Final = PLAN_AT + 8 * PLAN
+WORK_BYTES: Final = NUMBERS_AT + 8 * NUMBERS
 
 
 class Memory(NamedTuple):
@@ -105,3 +112,5 @@ class Memory(NamedTuple):
     raw: Floats
     sums: Ints
     embedding: Floats
+    plan: Ints
+    numbers: Floats

@@ -2,8 +2,8 @@
 
 Everything that is counted looks back and never ahead, so that a text of any length passes through one buffer of
 4,096 bytes. Masks have one bit per byte; what has to cross from one block of 64 bytes to the next is carried, and
-what is rare is looked for only where something it begins with is there. The files `_kernels*.py` are one unit:
-numba's cache does not notice an edited callee in another module.
+what is rare is looked for only where something it begins with is there. The files `_kernels*.py` are one unit, of
+which `_kernels.encode_all` is the compiled face.
 """
 
 from __future__ import annotations
@@ -151,29 +151,57 @@ def _scan_spans(cited: Any, quote: Any, fences: Any, newline: Any, carries: Bits
 
 
 @inlined
-def _scan_block(text: Bytes, at: int, live: Any, carries: Bits, counts: Ints) -> None:
-    """Add 64 bytes to the counts. Bytes beyond the end are NUL; `live` leaves them out of spans."""
-    zero = np.uint64(0)
-    space = _within(text, at, 0, 33)
-    newline = _is(text, at, 10)
-    digit = _within(text, at, 48, 10)
-    upper = _within(text, at, 65, 26)
-    lower = _within(text, at, 97, 26)
-    high = _within(text, at, 128, 128)
-    blank = space & ~newline
-    letter = upper | lower
-    word = letter | digit | high
-    backslash = _is(text, at, 92)
-    caret = _is(text, at, 94)
-    equals = _is(text, at, 61)
-    tick = _is(text, at, 96)
-    quote = _is(text, at, 34)
-    colon = _is(text, at, 58)
-    slash = _is(text, at, 47)
-    dollar = _is(text, at, 36)
-    operator = caret | equals | slash | _within(text, at, 42, 2) | _is(text, at, 45) | _is(text, at, 37)
+def _count_neighbours(
+    text: Bytes, at: int, carries: Bits, counts: Ints, digit: Any, blank: Any, operator: Any, quote: Any
+) -> None:
+    """Count what two or three bytes make together: arithmetic, pairs of JSON, addresses."""
+    after_digit = _next(digit, carries, layout.AFTER_DIGIT)
+    after_operator = _next(operator, carries, layout.AFTER_OPERATOR)
+    after_digit |= _next(after_digit & blank, carries, layout.AFTER_DIGIT_BLANK)
+    after_operator |= _next(after_operator & blank, carries, layout.AFTER_OPERATOR_BLANK)
+    counts[layout.ARITHMETIC] += popcount((after_digit & operator) | (after_operator & digit))
+    colon, slash = _is(text, at, 58), _is(text, at, 47)
+    counts[layout.PAIRS] += popcount(_next(quote, carries, layout.AFTER_QUOTE) & colon)
+    slashes = _next(colon, carries, layout.AFTER_COLON) & slash
+    counts[layout.URLS] += popcount(_next(slashes, carries, layout.AFTER_SLASH) & slash)
+
+
+@inlined
+def _scan_signs(
+    text: Bytes, at: int, carries: Bits, counts: Ints, blank: Any, digit: Any, letter: Any, quote: Any
+) -> None:
+    """Count signs of code and of maths."""
+    backslash, caret, equals = _is(text, at, 92), _is(text, at, 94), _is(text, at, 61)
+    operator = caret | equals | _is(text, at, 47) | _within(text, at, 42, 2) | _is(text, at, 45)
+    operator |= _is(text, at, 37)
     code = (_within(text, at, 91, 6) & ~(backslash | caret)) | _within(text, at, 123, 4)
     code |= _within(text, at, 59, 4) & ~equals
+    counts[layout.QUESTIONS] += popcount(_is(text, at, 63))
+    counts[layout.CODE] += popcount(code)
+    counts[layout.OPERATORS] += popcount(operator)
+    counts[layout.LATEX] += popcount(backslash | _is(text, at, 36))
+    counts[layout.COMMANDS] += popcount(_next(backslash, carries, layout.AFTER_BACKSLASH) & letter)
+    _count_neighbours(text, at, carries, counts, digit, blank, operator, quote)
+
+
+@inlined
+def _scan_fences(tick: Any, carries: Bits, counts: Ints) -> Any:
+    """Count runs of three back-ticks; return the mask of their third ones."""
+    two = _next(tick, carries, layout.AFTER_TICK) & tick
+    three = _next(two, carries, layout.AFTER_TWO) & tick
+    fences = three & ~_next(three, carries, layout.AFTER_THREE)
+    counts[layout.FENCES] += popcount(fences)
+    return fences
+
+
+@inlined
+def _scan_block(text: Bytes, at: int, live: Any, carries: Bits, counts: Ints) -> None:
+    """Add 64 bytes to the counts. Bytes beyond the end are NUL; `live` leaves them out of spans."""
+    space, newline = _within(text, at, 0, 33), _is(text, at, 10)
+    digit, high = _within(text, at, 48, 10), _within(text, at, 128, 128)
+    upper, lower = _within(text, at, 65, 26), _within(text, at, 97, 26)
+    blank, letter = space & ~newline, upper | lower
+    word, tick, quote = letter | digit | high, _is(text, at, 96), _is(text, at, 34)
     counts[layout.DIGITS] += popcount(digit)
     counts[layout.UPPER] += popcount(upper)
     counts[layout.LOWER] += popcount(lower)
@@ -181,27 +209,13 @@ def _scan_block(text: Bytes, at: int, live: Any, carries: Bits, counts: Ints) ->
     counts[layout.WORD_BYTES] += popcount(word)
     counts[layout.WORDS] += popcount(word & ~_next(word, carries, layout.AFTER_WORD))
     counts[layout.SIGNS] += popcount(~(space | word))
-    counts[layout.QUESTIONS] += popcount(_is(text, at, 63))
-    counts[layout.CODE] += popcount(code)
-    counts[layout.OPERATORS] += popcount(operator)
-    counts[layout.LATEX] += popcount(backslash | dollar)
-    counts[layout.COMMANDS] += popcount(_next(backslash, carries, layout.AFTER_BACKSLASH) & letter)
-    after_digit = _next(digit, carries, layout.AFTER_DIGIT)
-    after_operator = _next(operator, carries, layout.AFTER_OPERATOR)
-    after_digit |= _next(after_digit & blank, carries, layout.AFTER_DIGIT_BLANK)
-    after_operator |= _next(after_operator & blank, carries, layout.AFTER_OPERATOR_BLANK)
-    counts[layout.ARITHMETIC] += popcount((after_digit & operator) | (after_operator & digit))
-    counts[layout.PAIRS] += popcount(_next(quote, carries, layout.AFTER_QUOTE) & colon)
-    slashes = _next(colon, carries, layout.AFTER_COLON) & slash
-    counts[layout.URLS] += popcount(_next(slashes, carries, layout.AFTER_SLASH) & slash)
-    starts, cited, fences = _next(newline, carries, layout.AFTER_NEWLINE), zero, zero
+    _scan_signs(text, at, carries, counts, blank, digit, letter, quote)
+    starts = _next(newline, carries, layout.AFTER_NEWLINE)
+    cited, fences = np.uint64(0), np.uint64(0)
     if starts | _any(carries, 0, layout.LINE_CARRIES):
         cited = _scan_lines(text, at, carries, counts, starts, blank, digit, letter, live)
     if tick | _any(carries, layout.LINE_CARRIES, layout.TICK_CARRIES):
-        two = _next(tick, carries, layout.AFTER_TICK) & tick
-        three = _next(two, carries, layout.AFTER_TWO) & tick
-        fences = three & ~_next(three, carries, layout.AFTER_THREE)
-        counts[layout.FENCES] += popcount(fences)
+        fences = _scan_fences(tick, carries, counts)
     if cited | quote | fences | _any(carries, layout.TICK_CARRIES, layout.SPAN_CARRIES):
         counts[layout.QUOTED] += popcount(_scan_spans(cited, quote, fences, newline, carries) & live)
     if high:
@@ -277,11 +291,33 @@ def _add_words(folded: Bytes, stop: int, basis: Any, words: Bits, sums: Ints) ->
 
 
 @inlined
-def _read_text(source: Any, plan: Ints, m: Memory) -> int:
-    """Count a text, list and add its grams and words; return its bytes."""
-    text, folded, carries, counts = m.text, m.folded, m.carries, m.counts
+def _read_blocks(end: int, blocks: int, last: bool, m: Memory) -> None:
+    """Count the blocks of the buffer, list and add their grams, and add the words that end in them."""
+    text, folded, plan = m.text, m.folded, m.plan
     grams, words_wanted = plan[layout.GRAMS_AT], plan[layout.WORD] > 0
     folds = grams or words_wanted
+    if folds:
+        fold(text, 0, folded, m.wide)
+    for block in range(blocks):
+        at = 64 + BLOCK * block
+        left = end - at
+        live = ALL if left >= 64 else (ONE << np.uint64(max(left, 0))) - ONE
+        _scan_block(text, at, live, m.carries, m.counts)
+        if folds:
+            fold(text, at, folded, m.wide)
+    if grams:
+        for block in range(blocks):
+            gram_indices(folded, m.wide, 64 + BLOCK * block, m.keys, m.indices, m.cursors)
+        add_grams(m.indices, m.cursors, m.totals)
+    if words_wanted:
+        stop, basis = end + 1 if last else 64 + BLOCK * blocks, np.uint64(plan[layout.BASES_AT + layout.WORD])
+        _add_words(folded, stop, basis, m.words, m.sums[: plan[layout.WORD]])
+
+
+@inlined
+def _read_text(source: Any, m: Memory) -> int:
+    """Count a text, list and add its grams and words; return its bytes."""
+    text, carries = m.text, m.carries
     text[:64] = 0
     carries[:] = np.uint64(0)
     carries[layout.AFTER_NEWLINE] = ONE  # a text starts on a line of its own
@@ -289,30 +325,15 @@ def _read_text(source: Any, plan: Ints, m: Memory) -> int:
     first, end, size, last = 0, 64, 0, False
     while not last:
         first, end = fill(source, first, text, end, 64 + layout.CHUNK)
-        last = first >= source[1] or counts[layout.BYTES] + size > layout.MOST_BYTES
+        last = first >= source[1] or m.counts[layout.BYTES] + size > layout.MOST_BYTES
         blocks = (end - 64) >> 6
         if last:
             text[end : end + 64] = 0
             blocks += 1
-        if folds:
-            fold(text, 0, folded, m.wide)
-        for block in range(blocks):
-            at = 64 + BLOCK * block
-            left = end - at
-            live = ALL if left >= 64 else (ONE << np.uint64(max(left, 0))) - ONE
-            _scan_block(text, at, live, carries, counts)
-            if folds:
-                fold(text, at, folded, m.wide)
-        if grams:
-            for block in range(blocks):
-                gram_indices(folded, m.wide, 64 + BLOCK * block, m.keys, m.indices, m.cursors)
-            add_grams(m.indices, m.cursors, m.totals)
-        done = 64 + BLOCK * blocks
-        if words_wanted:
-            stop, basis = end + 1 if last else done, np.uint64(plan[layout.BASES_AT + layout.WORD])
-            _add_words(folded, stop, basis, m.words, m.sums[: plan[layout.WORD]])
+        _read_blocks(end, blocks, last, m)
         if not last:
             size += BLOCK * blocks
+            done = 64 + BLOCK * blocks
             for i in range(64 + end - done):
                 text[i] = text[done - 64 + i]
             end = 64 + end - done
@@ -320,9 +341,9 @@ def _read_text(source: Any, plan: Ints, m: Memory) -> int:
 
 
 @inlined
-def read_texts(slots: int, at: int, stride: int, plan: Ints, m: Memory) -> bool:
+def read_texts(slots: int, at: int, stride: int, m: Memory) -> bool:
     """Read the text or the messages of a request; return whether it has any."""
-    counts = m.counts
+    counts, plan = m.counts, m.plan
     item, number, role, roles = list_item(slots, at), 1, 0, plan[layout.NONE_AT]
     if item == plan[layout.NONE_AT]:
         return False
@@ -336,7 +357,7 @@ def read_texts(slots: int, at: int, stride: int, plan: Ints, m: Memory) -> bool:
             role = peek_1(letters + i)
         source, size = string_of(tuple_item(item, i) if letters != 0 else item), 0
         if source[1] >= 0 and counts[layout.BYTES] <= layout.MOST_BYTES:
-            size = _read_text(source, plan, m)
+            size = _read_text(source, m)
             counts[layout.BYTES] += size
         elif letters == 0:
             return False

@@ -136,6 +136,27 @@ def _compress(builder: Any, block: Any, kept: Any) -> Any:
     return builder.call(function, [block, kept, _constant(_BYTES, 0)])
 
 
+def _list_kept(
+    context: Any, builder: Any, indices: tuple[Any, Any], hashes: Any, broken: Any, to: list[Any]
+) -> None:
+    """List the columns of 64 hashes, those of plus and of minus signs apart, and move the ends of the lists."""
+    column = builder.trunc(builder.lshr(hashes, _constant(_SHORTS, 10)), _BYTES)
+    sign_bit = builder.and_(hashes, _constant(_SHORTS, 1 << 9))
+    is_minus = builder.icmp_unsigned("!=", sign_bit, _constant(_SHORTS, 0))
+    if not _compresses():
+        index = builder.select(is_minus, builder.or_(column, _constant(_BYTES, 64)), column)
+        index = builder.select(broken, builder.or_(index, _constant(_BYTES, 128)), index)
+        _store(index, context, builder, indices[0], indices[1], to[0])
+        to[0] = builder.add(to[0], ir.Constant(_I64, BLOCK))
+        return
+    whole = builder.not_(broken)
+    for sign in range(2):
+        kept = builder.and_(whole, is_minus if sign else builder.not_(is_minus))
+        at = builder.add(to[sign], ir.Constant(_I64, MINUS_AT)) if sign else to[sign]
+        _store(_compress(builder, column, kept), context, builder, indices[0], indices[1], at)
+        to[sign] = builder.add(to[sign], builder.ctpop(builder.bitcast(kept, _I64)))
+
+
 @intrinsic
 def gram_indices(
     _typing: Any, folded: Any, wide: Any, _at: Any, keys: Any, indices: Any, cursors: Any
@@ -151,10 +172,8 @@ def gram_indices(
     def generate(context: Any, builder: Any, signature: Any, args: Any) -> Any:
         folded_type, wide_type, _, keys_type, indices_type, cursors_type = signature.args
         keys_at = context.make_array(keys_type)(context, builder, args[3]).data
-        key = [
-            _splat(builder, _SHORTS, builder.load(builder.gep(keys_at, [ir.Constant(_I64, j)])))
-            for j in range(6)
-        ]
+        places = [builder.gep(keys_at, [ir.Constant(_I64, j)]) for j in range(6)]
+        key = [_splat(builder, _SHORTS, builder.load(place)) for place in places]
         ends = context.make_array(cursors_type)(context, builder, args[5]).data
         ends = [ends, builder.gep(ends, [ir.Constant(_I64, 1)])]
         to = [builder.load(end) for end in ends]
@@ -164,24 +183,7 @@ def gram_indices(
             block = _load(context, builder, wide_type, args[1], back, _SHORTS)
             total = builder.add(total, builder.mul(key[j], block))
             if j >= 2:
-                column = builder.trunc(builder.lshr(total, _constant(_SHORTS, 10)), _BYTES)
-                sign_bit = builder.and_(total, _constant(_SHORTS, 1 << 9))
-                is_minus = builder.icmp_unsigned("!=", sign_bit, _constant(_SHORTS, 0))
-                if _compresses():
-                    whole = builder.not_(broken)
-                    for sign in range(2):
-                        kept = builder.and_(whole, is_minus if sign else builder.not_(is_minus))
-                        at = builder.add(to[sign], ir.Constant(_I64, MINUS_AT)) if sign else to[sign]
-                        packed = _compress(builder, column, kept)
-                        _store(packed, context, builder, indices_type, args[4], at)
-                        to[sign] = builder.add(to[sign], builder.ctpop(builder.bitcast(kept, _I64)))
-                else:
-                    minus = builder.or_(column, _constant(_BYTES, 64))
-                    index = builder.select(is_minus, minus, column)
-                    other = builder.or_(index, _constant(_BYTES, 128))
-                    index = builder.select(broken, other, index)
-                    _store(index, context, builder, indices_type, args[4], to[0])
-                    to[0] = builder.add(to[0], ir.Constant(_I64, BLOCK))
+                _list_kept(context, builder, (indices_type, args[4]), total, broken, to)
             if 1 <= j <= 3:
                 block = _load(context, builder, folded_type, args[0], back, _BYTES)
                 is_space = builder.icmp_unsigned("==", block, _constant(_BYTES, 32))
@@ -302,6 +304,36 @@ def _add_round(
     _store(total, context, builder, totals[0], totals[1], ir.Constant(_I64, 0))
 
 
+def _add_rounds(context: Any, builder: Any, indices: Any, groups: list[Any], totals: Any) -> None:
+    """Add all groups to the totals, as many at once as the planes can hold."""
+    more = builder.icmp_unsigned(">", groups[0], groups[1])
+    most = builder.select(more, groups[0], groups[1])
+    few = builder.icmp_unsigned(
+        "<=", most, ir.Constant(_I64, 7)
+    )  # a short text: fewer planes to add up in the end
+    with builder.if_else(few) as (then, otherwise):
+        with then:
+            _add_round(context, builder, indices, groups, ir.Constant(_I64, 0), totals, 7)
+        with otherwise:
+            rounds = builder.udiv(builder.add(most, ir.Constant(_I64, _ROUND - 1)), ir.Constant(_I64, _ROUND))
+            with cgutils.for_range(builder, rounds) as loop:
+                done = builder.mul(loop.index, ir.Constant(_I64, _ROUND))
+                _add_round(context, builder, indices, groups, done, totals, _PLANES)
+
+
+def _pad(context: Any, builder: Any, indices: Any, ends: list[Any]) -> tuple[list[Any], list[Any]]:
+    """Fill the last group of either list with zeros; return the numbers of groups and of zeros."""
+    groups, padding = [], []
+    for sign, end in enumerate(ends):
+        for i in range(0, _GROUP, BLOCK):
+            at = builder.add(end, ir.Constant(_I64, i + MINUS_AT * sign))
+            _store(_constant(_BYTES, 0), context, builder, indices[0], indices[1], at)
+        up = builder.add(end, ir.Constant(_I64, _GROUP - 1))
+        groups.append(builder.udiv(up, ir.Constant(_I64, _GROUP)))
+        padding.append(builder.sub(builder.mul(groups[sign], ir.Constant(_I64, _GROUP)), end))
+    return groups, padding
+
+
 @intrinsic
 def add_grams(_typing: Any, indices: Any, cursors: Any, totals: Any) -> Any:
     """Add the signs of the listed grams to the 64 totals of their columns, their number to a 65th; empty the lists.
@@ -313,40 +345,21 @@ def add_grams(_typing: Any, indices: Any, cursors: Any, totals: Any) -> Any:
     """
 
     def generate(context: Any, builder: Any, signature: Any, args: Any) -> Any:
-        def number(value: int) -> Any:
-            return ir.Constant(_I64, value)
-
         indices_of, totals_of = (signature.args[0], args[0]), (signature.args[2], args[2])
         cursors_at = context.make_array(signature.args[1])(context, builder, args[1]).data
         totals_at = context.make_array(signature.args[2])(context, builder, args[2]).data
-        ends_at = [cursors_at, builder.gep(cursors_at, [number(1)])]
+        ends_at = [cursors_at, builder.gep(cursors_at, [ir.Constant(_I64, 1)])]
         ends = [builder.load(end_at) for end_at in ends_at]
-        number_at = builder.gep(totals_at, [number(BLOCK)])
+        number_at = builder.gep(totals_at, [ir.Constant(_I64, BLOCK)])
         for end_at in ends_at:
-            builder.store(number(0), end_at)
+            builder.store(ir.Constant(_I64, 0), end_at)
         if not _compresses():
             _scatter(context, builder, indices_of, ends[0], number_at, totals_of)
             return context.get_dummy_value()
-        groups, padding = [], []
-        for sign, end in enumerate(ends):
-            for i in range(0, _GROUP, BLOCK):  # the last group is filled up with zeros, taken back below
-                at = builder.add(end, number(i + MINUS_AT * sign))
-                _store(_constant(_BYTES, 0), context, builder, indices_of[0], indices_of[1], at)
-            groups.append(builder.udiv(builder.add(end, number(_GROUP - 1)), number(_GROUP)))
-            padding.append(builder.sub(builder.mul(groups[sign], number(_GROUP)), end))
+        groups, padding = _pad(context, builder, indices_of, ends)
         counted = builder.trunc(builder.add(ends[0], ends[1]), _I32)
         builder.store(builder.add(builder.load(number_at), counted), number_at)
-        more = builder.icmp_unsigned(">", groups[0], groups[1])
-        most = builder.select(more, groups[0], groups[1])
-        few = builder.icmp_unsigned("<=", most, number(7))  # a short text: fewer planes to add up in the end
-        with builder.if_else(few) as (then, otherwise):
-            with then:
-                _add_round(context, builder, indices_of, groups, number(0), totals_of, 7)
-            with otherwise:
-                rounds = builder.udiv(builder.add(most, number(_ROUND - 1)), number(_ROUND))
-                with cgutils.for_range(builder, rounds) as loop:
-                    done = builder.mul(loop.index, number(_ROUND))
-                    _add_round(context, builder, indices_of, groups, done, totals_of, _PLANES)
+        _add_rounds(context, builder, indices_of, groups, totals_of)
         excess = builder.trunc(builder.sub(padding[0], padding[1]), _I32)
         builder.store(builder.sub(builder.load(totals_at), excess), totals_at)
         return context.get_dummy_value()

@@ -18,6 +18,7 @@ __all__ = [
     "CLIP",
     "HOURS",
     "NUMERIC_TABLE",
+    "SCALED",
     "SCRIPT_TABLE",
     "STATISTICS_TABLE",
     "TAG_CLIP",
@@ -83,6 +84,11 @@ CHAT_TABLE: Final[Table] = (
 
 NUMERIC_TABLE: Final[Table] = (("input_tokens", 7.0, 0.5), ("max_output_tokens", 9.0, 0.5))
 """As above, for the numeric fields, after log2(1 + number)."""
+
+SCALED: Final[Mapping[str, Table]] = MappingProxyType(
+    {"stat": STATISTICS_TABLE, "script": SCRIPT_TABLE, "chat": CHAT_TABLE, "numeric": NUMERIC_TABLE}
+)
+"""The tables by the name of their block."""
 
 CLIP: Final = 3.0
 """Where a scaled column is cut, in standard deviations."""

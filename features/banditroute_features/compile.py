@@ -24,12 +24,12 @@ R = TypeVar("R")
 def njit_cached(**options: Any) -> Callable[[Callable[P, R]], Callable[P, R]]:
     """Return a decorator that compiles a function with numba and caches the machine code where it can.
 
-    Where no cache folder is writable the function is compiled anew in each process (a few seconds at its
+    Where no cache folder is writable the function is compiled anew in each process (some ten seconds at its
     first call); set ``NUMBA_CACHE_DIR`` to a folder that outlives the process to avoid that. A fresh
     temporary folder would not: nobody finds it again, and somebody would have to delete it.
 
     numba's cache does not notice an edited callee in another module, so kernels that call each other belong
-    in one file.
+    in one file, or enclose a checksum of those that they call: what a function encloses is part of its key.
 
     Parameters
     ----------

@@ -10,25 +10,15 @@ import numpy.typing as npt
 
 from . import _kernels
 from . import _kernels_layout as layout
-from .columns import (
-    CHAT_TABLE,
-    CLIP,
-    HOURS,
-    NUMERIC_TABLE,
-    SCRIPT_TABLE,
-    STATISTICS_TABLE,
-    TAG_CLIP,
-    TOKEN_WEIGHTS,
-    block_scales,
-)
+from .columns import CLIP, HOURS, SCALED, TAG_CLIP, TOKEN_WEIGHTS, block_scales
 from .protocol import Message, RequestLike
 from .spec import FeatureSpec
+from .tame import names_of, numbers_of, tame
 
 __all__ = ["Encoder"]
 
 _AT_ONCE: Final = 256  # requests per run of the kernel; results do not depend on it
 _SHORT: Final = 5  # objects per request when only the always-read attributes count
-_MAX_CONTEXT: Final = 256
 _FLOAT32: Final = np.dtype(np.float32)
 _FLOAT64: Final = np.dtype(np.float64)
 _U64: Final = (1 << 64) - 1
@@ -69,8 +59,7 @@ class Encoder:
         self._spec = spec
         self._d = spec.d
         self._stride = layout.SLOTS if any(map(spec.width, _EXTENDED)) else _SHORT
-        self._plan = _plan(spec)
-        self._numbers = _numbers(spec)
+        self._constants = _constants(spec)
         self._projection = _projection(spec)
         self._spare: list[_Workspace] = []
         self._nothing: list[Any] = [None] * (_AT_ONCE * layout.SLOTS)
@@ -106,7 +95,7 @@ class Encoder:
         """
         n = len(requests)
         tokens = self._checked(n, out, tokens)
-        work = self._spare.pop() if self._spare else _Workspace(self._spec.seed)
+        work = self._spare.pop() if self._spare else _Workspace(self._constants)
         slots, stride = work.slots, self._stride
         try:
             if n <= _AT_ONCE:
@@ -133,7 +122,7 @@ class Encoder:
         [1.0, 1.0]
         """
         out = np.empty((1, self._d), np.float32)
-        work = self._spare.pop() if self._spare else _Workspace(self._spec.seed)
+        work = self._spare.pop() if self._spare else _Workspace(self._constants)
         try:
             self._gather((request,), work.slots)
             self._run(work.slots, self._stride, work, out, work.tokens)
@@ -161,15 +150,14 @@ class Encoder:
         if type(prompts) is not list:
             prompts = list(prompts)
         tokens = self._checked(len(prompts), out, tokens)
-        work = self._spare.pop() if self._spare else _Workspace(self._spec.seed)
+        work = self._spare.pop() if self._spare else _Workspace(self._constants)
         try:
             self._run(prompts, 1, work, out, tokens)
         finally:
             self._spare.append(work)
 
     def _run(self, slots: list[Any], stride: int, work: _Workspace, out: Any, tokens: Any) -> None:
-        arrays = self._plan, self._numbers, self._projection, work.bytes
-        _kernels.encode_all(id(slots), stride, *arrays, out, tokens)
+        _kernels.encode_all(id(slots), stride, self._projection, work.bytes, out, tokens)
 
     def _checked(self, n: int, out: Any, tokens: Any) -> Any:
         _check("out", out, _FLOAT32, (n, self._d))
@@ -182,14 +170,21 @@ class Encoder:
         """Put what the kernel reads of every request into the list that it reads."""
         stride, at = self._stride, 0
         for request in requests:
-            text: Any = request.prompt
-            roles = None
-            if text is None and (messages := request.messages) is not None:
-                text, roles = _chat(messages)
-            tags = request.tags
-            if type(tags) is not tuple and tags is not None:
-                tags = tuple(tags)
-            slots[at : at + 5] = text, roles, tags, request.tenant, request.input_tokens
+            try:
+                text: Any = request.prompt
+                roles = None
+                if text is None and (messages := request.messages) is not None:
+                    text, roles = _chat(messages)
+                tags: Any = request.tags
+                if type(tags) is not tuple and tags is not None:
+                    tags = names_of(tags)
+                slots[at : at + 5] = text, roles, tags, request.tenant, request.input_tokens
+            except (AttributeError, TypeError):
+                request = tame(request)  # noqa: PLW2901  the same request, with what an encoder reads
+                tags, text, roles = request.tags, request.prompt, None
+                if text is None and request.messages is not None:
+                    text, roles = _chat(request.messages)
+                slots[at : at + 5] = text, roles, tags, request.tenant, request.input_tokens
             if stride > _SHORT:
                 self._gather_more(request, tags, slots, at)
             at += stride
@@ -212,21 +207,20 @@ class Encoder:
             crossed = tuple(f"{a}\x1f{b}" for a, b in pairs if a is not None and b is not None)
             slots[at + layout.CROSSES_AT] = crossed or None
         slots[at + 9] = getattr(request, "max_output_tokens", None)
-        slots[at + 10] = _tuple(getattr(request, "embedding", None)) if spec.embedding else None
-        slots[at + 11] = _tuple(getattr(request, "context", None)) if spec.context else None
+        slots[at + 10] = numbers_of(getattr(request, "embedding", None)) if spec.embedding else None
+        slots[at + 11] = numbers_of(getattr(request, "context", None)) if spec.context else None
 
 
 class _Workspace:
-    """Memory that one run of the kernel uses: its buffers, and the list of objects that it reads."""
+    """Memory that one run of the kernel uses: its buffers with plan and numbers, and the list of objects it reads."""
 
     __slots__ = ("bytes", "slots", "tokens")
 
-    def __init__(self, seed: int) -> None:
+    def __init__(self, constants: npt.NDArray[np.uint8]) -> None:
         memory = np.zeros(layout.WORK_BYTES + 64, np.uint8)
         start = -memory.ctypes.data % 64  # vectors of 64 bytes that straddle cache lines take twice as long
         self.bytes = memory[start : start + layout.WORK_BYTES]
-        keys = [(_mix64((seed + (16 + i) * 0x9E3779B97F4A7C15) & _U64) & 0xFFFF) | 1 for i in range(6)]
-        self.bytes[layout.KEYS_AT : layout.KEYS_AT + 12].view(np.uint16)[:] = keys
+        self.bytes[:] = constants
         self.slots: list[Any] = [None] * (_AT_ONCE * layout.SLOTS)
         self.tokens = np.empty(1, np.float64)
 
@@ -237,48 +231,42 @@ def _chat(messages: Sequence[Message]) -> tuple[tuple[Any, ...], str]:
     return texts, "".join([_ROLES.get(message.role, "o") for message in messages])
 
 
-def _tuple(values: Any) -> Any:
-    """Return a sequence of numbers as a tuple, and anything else as None."""
-    if values is None or type(values) is tuple:
-        return values
-    try:
-        return tuple(values)
-    except TypeError:
-        return None
+def _constants(spec: FeatureSpec) -> npt.NDArray[np.uint8]:
+    """Return a workspace with what never changes: keys, plan and numbers of a spec."""
+    work = np.zeros(layout.WORK_BYTES, np.uint8)
+    keys = [(_mix64((spec.seed + (16 + i) * 0x9E3779B97F4A7C15) & _U64) & 0xFFFF) | 1 for i in range(6)]
+    work[layout.KEYS_AT : layout.KEYS_AT + 12].view(np.uint16)[:] = keys
+    work[layout.PLAN_AT : layout.NUMBERS_AT].view(np.int64)[:] = _plan(spec)
+    work[layout.NUMBERS_AT :].view(np.float64)[:] = _numbers(spec)
+    return work
 
 
-def _plan(spec: FeatureSpec) -> npt.NDArray[np.int64]:
+def _plan(spec: FeatureSpec) -> list[int]:
     """Return the integers that the kernel reads of a spec, in its order."""
     widths = [spec.width(block) for block in layout.BLOCKS]
+    starts = [1 + sum(widths[:i]) for i in range(len(widths) + 1)]
     salts = {block: i + 1 for i, block in enumerate(_HASHED)}
     bases = [_basis(spec.seed, salts[block]) if block in salts else 0 for block in layout.BLOCKS]
-    repetition = "stat.repetition" in spec.columns
-    grams = int(spec.chars > 0 or repetition)
-    tables = (*STATISTICS_TABLE, *SCRIPT_TABLE, *CHAT_TABLE, *NUMERIC_TABLE)
-    order = [layout.RAW.index(row[0]) for row in tables]
-    return np.array([*widths, *bases, grams, id(None), *order], np.int64)
+    grams = int(spec.chars > 0 or "stat.repetition" in spec.columns)
+    order = [layout.RAW.index(row[0]) for table in SCALED.values() for row in table]
+    return [*widths, *starts, *bases, grams, id(None), *order]
 
 
-def _numbers(spec: FeatureSpec) -> npt.NDArray[np.float64]:
+def _numbers(spec: FeatureSpec) -> list[float]:
     """Return the factors, clips, weights and scales that the kernel reads of a spec, in its order."""
     factors = block_scales(spec)
     numbers = [factors[block] for block in layout.BLOCKS]
     numbers += [TAG_CLIP, CLIP, CLIP, *TOKEN_WEIGHTS.values()]
     fitted = spec.fitted.scales if spec.fitted else {}
     scales = {}
-    for block, table in (
-        ("stat", STATISTICS_TABLE),
-        ("script", SCRIPT_TABLE),
-        ("chat", CHAT_TABLE),
-        ("numeric", NUMERIC_TABLE),
-    ):
+    for block, table in SCALED.items():
         for name, centre, gain in table:
             scales[name] = fitted.get(f"{block}.{name}", (centre, gain))
     for name in layout.RAW:
         numbers += scales[name]
-    for i in range(_MAX_CONTEXT):
+    for i in range(layout.MOST_CONTEXT):
         numbers += fitted.get(f"context.{i}", (0.0, 1.0))
-    return np.array([*numbers, *HOURS], np.float64)
+    return [*numbers, *HOURS]
 
 
 def _projection(spec: FeatureSpec) -> npt.NDArray[np.float64]:

@@ -8,20 +8,20 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
 from dataclasses import replace
+from typing import Any, cast
 
 import numpy as np
 import numpy.typing as npt
 
-from .columns import CHAT_TABLE, NUMERIC_TABLE, SCRIPT_TABLE, STATISTICS_TABLE, block_scales
+from .columns import SCALED, block_scales
 from .encoder import Encoder
 from .fitted import Fitted
 from .protocol import RequestLike
 from .spec import FeatureSpec
 
-__all__ = ["Principal", "fit_projection", "fit_scales"]
+__all__ = ["Principal", "fit_projection", "fit_scales", "tags_alone"]
 
 _SMALLEST_GAIN = 1e-3  # of the probe: no raw number comes near 3000 standard deviations, so nothing is cut
-_TABLES = {"numeric": NUMERIC_TABLE, "stat": STATISTICS_TABLE, "script": SCRIPT_TABLE, "chat": CHAT_TABLE}
 _BATCH = 1024
 
 
@@ -56,7 +56,7 @@ def fit_scales(
     >>> scales["stat.log_bytes"]
     (2.5, 0.894427)
     """
-    columns = {f"{block}.{row[0]}" for block, table in _TABLES.items() for row in table[: spec.width(block)]}
+    columns = {f"{block}.{row[0]}" for block, table in SCALED.items() for row in table[: spec.width(block)]}
     columns |= {f"context.{i}" for i in range(spec.context)}
     probe = replace(spec, fitted=Fitted(scales=dict.fromkeys(columns, (0.0, _SMALLEST_GAIN))))
     encoder, factors = Encoder(probe), block_scales(probe)
@@ -78,6 +78,29 @@ def fit_scales(
             if spread >= least_spread:
                 fitted[name] = (round(centre, 6), round(1 / spread, 6))
     return fitted
+
+
+def tags_alone(spec: FeatureSpec, tags: Iterable[str]) -> tuple[int, int]:
+    """Return how many distinct tags there are, and how many of them have a column to themselves.
+
+    Examples
+    --------
+    >>> tags_alone(FeatureSpec(tags=20), ["code", "maths", "chat", "code"])
+    (3, 3)
+    """
+    names = sorted(set(tags))
+    off: dict[str, Any] = dict.fromkeys(
+        ("tenant", "session", "language", "hour", "cross", "numeric", "statistics"), 0
+    )
+    off |= dict.fromkeys(("scripts", "chat", "chars", "words", "embedding", "context"), 0)
+    only = replace(spec, **off, fitted=None)
+    if not names or not only.tags:
+        return len(names), 0
+    out = np.empty((len(names), only.d), np.float32)
+    requests = [{"tags": (name,)} for name in names]
+    Encoder(only).encode_batch(cast("Sequence[RequestLike]", requests), out)
+    taken = (out[:, 1:] != 0).sum(axis=0)
+    return len(names), int((taken == 1).sum())
 
 
 class Principal:

@@ -174,7 +174,8 @@ class FeatureSpec:
         Parameters
         ----------
         mapping
-            Field names to values, as `to_dict` writes them.
+            Field names to values, as `to_dict` writes them. With a key ``d`` the columns that the others leave are
+            shared out as `of_size` does it.
 
         Returns
         -------
@@ -185,7 +186,7 @@ class FeatureSpec:
         ValueError
             One sentence that names the key, the expected form and, for an unknown key, the nearest one.
         """
-        names = [field.name for field in fields(cls)]
+        names = ["d", *(field.name for field in fields(cls))]
         for key in mapping:
             if key not in names:
                 nearest = difflib.get_close_matches(str(key), names, n=1, cutoff=0.0)[0]
@@ -193,7 +194,13 @@ class FeatureSpec:
                 raise ValueError(
                     f"features: unknown key {key!r:.80}; expected one of {expected} (nearest: {nearest!r})"
                 )
-        return cls(**mapping)
+        given = dict(mapping)
+        if "d" not in given:
+            return cls(**given)
+        d = given.pop("d")
+        if type(d) is not int:
+            raise ValueError(f"features.d: expected an integer from 8 to {_MAX_COLUMNS}, got {d!r:.80}")
+        return cls.of_size(d, **given)
 
     @classmethod
     def of_size(cls, d: int, **fixed: Any) -> FeatureSpec:
@@ -219,9 +226,9 @@ class FeatureSpec:
         [8, 100, 256]
         """
         if not 8 <= d <= _MAX_COLUMNS:
-            raise ValueError(f"features: expected from 8 to {_MAX_COLUMNS} columns, got {d}")
-        if d == cls().d and not fixed:
-            return cls()
+            raise ValueError(f"features.d: expected an integer from 8 to {_MAX_COLUMNS}, got {d}")
+        if d == cls(**fixed).d:
+            return cls(**fixed)
         chosen = {"tags": 0, "tenant": 0, "statistics": 0, "scripts": 0, **fixed}
         left = d - cls(**chosen).d
         most = {

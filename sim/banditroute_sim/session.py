@@ -80,13 +80,12 @@ class Session:
         eligible: NDArray[np.bool_],
     ) -> Choices:
         """Decide request ``t``; ``prices`` is float64[K, 2] in USD per million tokens."""
-        weights = self.pacer.weights(self.policy, prices, 0.0)
-        limits = self._limits
-        limits[0, 0], limits[0, 2], limits[0, 6], limits[0, 7] = input_tokens, *weights
+        self._limits[0, 0] = input_tokens
         self._key[0] = t
-        batch = DecideBatch(x[None], self._key, limits, eligible[None], prices)
+        batch = DecideBatch(x[None], self._key, self._limits, eligible[None], prices)
+        self.pacer.pace(self.policy, batch, self._paced, 0.0)
         choices = self.policy.decide(batch)
-        self.pacer.decided(batch, choices, self._paced, 0.0)
+        self.pacer.decided(choices, 0.0)
         self._open[t] = (x, choices.candidates[0])
         return choices
 
@@ -104,16 +103,18 @@ class Session:
         )
         # fmt: on
         self.evidence.add(key, x, vote, 1.0)
+        edit = (
+            self._judge.vote(self.policy, key, x, quality, self.evidence, self._epochs)
+            if self._judge
+            else None
+        )
         self.policy.observe(model, x, quality)
         if cost_usd == cost_usd:  # not NaN
             self.pacer.paid(cost_usd - cost)
-        changed = False
-        if self._judge is not None:
-            for edit in self._judge.look((key,), self.evidence.rows, self._epochs):
-                changed = True
-                self.changes.append((t, edit.model))
-                self._epochs[edit.model] = edit.epoch
-                for one in list(self.evidence.rows):
-                    self.evidence.scale(one, edit.factors[one.name])
-        if changed or self.policy.due:
+        if edit is not None:
+            self.changes.append((t, edit.model))
+            self._epochs[edit.model] = edit.epoch
+            for one in list(self.evidence.rows):
+                self.evidence.scale(one, edit.factors[one.name])
+        if edit is not None or self.policy.due:
             self.policy.derive(self.evidence)

@@ -14,6 +14,7 @@ import numba
 import pytest
 
 import banditroute_features
+from banditroute_features import _kernels
 from banditroute_features import compile as compiling
 from banditroute_features.compile import njit_cached
 
@@ -79,6 +80,78 @@ def test_a_home_that_is_not_a_path_is_not_searched_for_a_cache(monkeypatch: pyte
     assert not compiling._may_cache()
     monkeypatch.setenv("NUMBA_CACHE_DIR", "/somewhere")
     assert compiling._may_cache()
+
+
+IMPORTED = """
+import sys
+from time import thread_time
+import numba
+start = thread_time()
+import banditroute_features
+seconds = thread_time() - start
+from banditroute_features import Encoder, FeatureSpec, _kernels
+compiled = len(_kernels.encode_all.signatures)
+import numpy
+Encoder(FeatureSpec()).encode_prompts(["x"], numpy.empty((1, 32), "f4"))
+print(seconds, compiled, sum(_kernels.encode_all.stats.cache_hits.values()))
+"""
+
+
+def test_an_import_compiles_nothing_and_takes_little_longer_than_that_of_numba() -> None:
+    environment = {key: value for key, value in os.environ.items() if key != "PYTHONDONTWRITEBYTECODE"}
+    environment["PYTHONPATH"] = str(PACKAGE.parent)
+    runs = []
+    for _ in range(4):  # the first one may write byte code and machine code
+        done = subprocess.run(
+            [sys.executable, "-c", IMPORTED], env=environment, capture_output=True, text=True, check=True
+        )
+        runs.append([float(part) for part in done.stdout.split()])
+    assert [run[1] for run in runs] == [0] * 4
+    assert [run[2] for run in runs[1:]] == [1] * 3
+    assert min(run[0] for run in runs) < 0.1
+
+
+CALLER = """
+from banditroute_features.compile import njit_cached
+from callee import factor
+def compiled(sources):
+    @njit_cached()
+    def times(x):
+        return x if sources < 0 else factor(x)
+    return times
+"""
+
+
+def test_numba_notices_an_edited_callee_by_the_checksum_that_its_caller_encloses(tmp_path: Path) -> None:
+    (tmp_path / "caller.py").write_text(CALLER)
+    env = {
+        **os.environ,
+        "PYTHONPATH": f"{tmp_path}:{PACKAGE.parent}",
+        "NUMBA_CACHE_DIR": str(tmp_path / "cache"),
+    }
+    outputs = []
+    for checksum, factor in ((1, 3), (1, 3), (2, 5)):
+        (tmp_path / "callee.py").write_text(f"import numba\nfactor = numba.njit(lambda x: {factor} * x)\n")
+        run = f"import caller; f = caller.compiled({checksum}); print(f(2), sum(f.stats.cache_hits.values()))"
+        command = [sys.executable, "-c", run]
+        outputs.append(subprocess.run(command, env=env, capture_output=True, text=True, check=True).stdout)
+    assert outputs == ["6 0\n", "6 1\n", "10 0\n"]
+
+
+def test_the_checksum_of_the_kernels_changes_with_every_file_of_theirs(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for path in PACKAGE.glob("_kernels*.py"):
+        shutil.copy(path, tmp_path)
+    monkeypatch.setattr(_kernels, "__file__", str(tmp_path / "_kernels.py"))
+    found = {_kernels._sources()}
+    names = sorted(path.name for path in tmp_path.iterdir())
+    for name in names:
+        with (tmp_path / name).open("a") as file:
+            file.write("# edited\n")
+        found.add(_kernels._sources())
+    assert len(names) == 6
+    assert len(found) == 1 + len(names)
 
 
 @pytest.fixture

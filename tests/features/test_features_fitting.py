@@ -16,7 +16,8 @@ from typer.testing import CliRunner
 from banditroute.cli_features import features_app
 from banditroute.errors import ConfigError, DataSetError
 from banditroute_features import Encoder, FeatureSpec, Fitted, TokenRatio
-from banditroute_features.fitting import Principal, fit_projection, fit_scales
+from banditroute_features.fitting import Principal, fit_projection, fit_scales, tags_alone
+from tests import naive_features as naive
 
 rng = np.random.default_rng(6)
 WORDS = ["one", "two?", "3 + 4", "Five", "{six}", "seven\n", "- eight"]
@@ -40,6 +41,16 @@ def test_fitted_scales_standardise_the_columns_of_the_data_set() -> None:
     assert len(moving) >= 8
     assert np.abs(z[:, moving].mean(axis=0)).max() < 0.05  # a little is cut at 3
     assert np.abs(z[:, moving].std(axis=0) - 1).max() < 0.15
+
+
+@pytest.mark.parametrize("seed", [0, 1])
+def test_tags_with_a_column_to_themselves_are_counted(seed: int) -> None:
+    names = [f"task {i}" for i in range(30)]
+    columns = [naive.hashed(name, seed, "tag", 20)[0] for name in names]
+    expected = sum(columns.count(column) == 1 for column in columns)
+    assert tags_alone(FeatureSpec(embedding=4, seed=seed), [*names, *names]) == (30, expected)
+    assert tags_alone(FeatureSpec(tags=0), names) == (30, 0)
+    assert tags_alone(FeatureSpec(), []) == (0, 0)
 
 
 def test_a_column_that_stands_still_keeps_its_fixed_scale() -> None:
@@ -207,9 +218,10 @@ def test_fit_reads_a_data_set_folder(tmp_path: Path) -> None:
     pyarrow = pytest.importorskip("pyarrow", reason="data sets are parquet files")
     from pyarrow import parquet
 
-    table = pyarrow.table({"id": list(map(str, range(400))), "prompt": PROMPTS, "task": ["t"] * 400})
+    table = pyarrow.table({"id": list(map(str, range(400))), "prompt": PROMPTS, "task": ["t", "u"] * 200})
     parquet.write_table(table, tmp_path / "prompts.parquet")
     report = run("fit", str(tmp_path), "-o", str(tmp_path / "fit.json"))
+    assert (report["tags"], report["tags_alone"]) == (2, 2)
     assert report["scales"] == len(Fitted.load(tmp_path / "fit.json").scales) > 4
 
 

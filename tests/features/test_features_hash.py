@@ -47,14 +47,17 @@ def test_tags_collide_as_often_as_balls_in_bins(columns: int, style: str) -> Non
     assert abs(np.mean(same_sign) - 1 / (2 * columns)) < 5 * error
 
 
-def test_the_share_of_tags_that_have_a_column_to_themselves_is_as_expected() -> None:
-    tags = [f"task {i}" for i in range(10)]
+@pytest.mark.parametrize("columns", [12, 20, 32, 64])
+@pytest.mark.parametrize("number", [3, 10, 30, 66])
+def test_the_share_of_tags_that_have_a_column_to_themselves_is_as_expected(columns: int, number: int) -> None:
+    tags, seeds = [f"task {i}" for i in range(number)], 200
     alone = []
-    for seed in range(300):
-        at = np.abs(encode_tags(20, tags, seed)).argmax(axis=1)
+    for seed in range(seeds):
+        at = np.abs(encode_tags(columns, tags, seed)).argmax(axis=1)
         count = Counter(at.tolist())
-        alone.append(sum(count[column] == 1 for column in at.tolist()) / len(tags))
-    assert abs(np.mean(alone) - (1 - 1 / 20) ** 9) < 0.03  # 0.63
+        alone.append(sum(count[column] == 1 for column in at.tolist()) / number)
+    theory = (1 - 1 / columns) ** (number - 1)
+    assert abs(np.mean(alone) - theory) < 5 * np.sqrt(theory * (1 - theory) / number / seeds) + 0.01
 
 
 def test_tag_columns_and_signs_are_spread_evenly() -> None:

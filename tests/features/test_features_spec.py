@@ -106,12 +106,20 @@ def test_a_size_can_be_had_with_some_blocks_fixed_and_an_impossible_one_is_refus
     spec = FeatureSpec.of_size(48, tags=4, embedding=16)
     assert (spec.d, spec.tags, spec.embedding) == (48, 4, 16)
     for d in (7, 257):
-        with pytest.raises(ValueError, match=f"^features: expected from 8 to 256 columns, got {d}$"):
+        with pytest.raises(ValueError, match=f"^features.d: expected an integer from 8 to 256, got {d}$"):
             FeatureSpec.of_size(d)
     with pytest.raises(ValueError, match=r"^features: 200 columns cannot hold exactly what is fixed"):
         FeatureSpec.of_size(200, tags=1)
     with pytest.raises(ValueError, match=r"^features: 8 columns cannot hold exactly what is fixed"):
         FeatureSpec.of_size(8, tags=20)
+
+
+def test_a_configuration_may_say_how_many_columns_there_are_in_all() -> None:
+    assert FeatureSpec.from_dict({"d": 32}) == FeatureSpec()
+    spec = FeatureSpec.from_dict({"d": 64, "chars": 0, "language": 4, "seed": 3})
+    assert (spec.d, spec.chars, spec.language, spec.seed) == (64, 0, 4, 3)
+    assert FeatureSpec.from_dict(spec.to_dict()) == spec
+    assert FeatureSpec.of_size(36, language=4) == FeatureSpec(language=4)
 
 
 def test_a_spec_is_a_frozen_value_that_survives_a_round_trip() -> None:
@@ -136,6 +144,8 @@ def test_the_spec_id_is_stable_and_differs_with_every_field() -> None:
 @pytest.mark.parametrize(
     ("mapping", "sentence"),
     [
+        ({"d": 7}, "features.d: expected an integer from 8 to 256, got 7"),
+        ({"d": "64"}, "features.d: expected an integer from 8 to 256, got '64'"),
         ({"tags": -1}, "features.tags: expected an integer from 0 to 256, got -1"),
         ({"tags": True}, "features.tags: expected an integer from 0 to 256, got True"),
         ({"tenant": "3"}, "features.tenant: expected an integer from 0 to 256, got '3'"),

@@ -202,8 +202,13 @@ class Stream:
 
     # -- proof -------------------------------------------------------------------------------------
 
-    async def prove(self) -> dict[int, naive.Result]:
-        """Recompute every partition from its topics and demand that the newest state says the same, bit for bit."""
+    async def prove(
+        self, requests_from: Sequence[int] = (0,) * PARTITIONS, feedback_from: Sequence[int] = ()
+    ) -> dict[int, naive.Result]:
+        """Recompute every partition from its topics and demand that the newest state says the same, bit for bit.
+
+        `requests_from` and `feedback_from` are the offsets at which the partitions of both topics began.
+        """
         results = {}
         settings = learner_settings(self.config)
         weights = {kind: settings.weight(kind) for kind in ("thumb", "score", "outcome")}
@@ -217,9 +222,15 @@ class Stream:
                 decisions,
                 journal,
                 naive.Settings(settings.half_life_ms, weights, settings.max_parked),
+                {
+                    "rX": requests_from[partition],
+                    "rD": requests_from[partition],
+                    "hi": {source: offset - 1 for source, offset in enumerate(feedback_from)},
+                },
                 d=self.spec.d,
             )
-            assert naive.differences(result, state) == []
+            differences = naive.differences(result, state)
+            assert differences == [], differences
             naive.ledger_adds_up(result, len(journal))
             results[partition] = result
         return results

@@ -11,7 +11,8 @@ from typing import Any
 import pytest
 from aiokafka import AIOKafkaProducer
 
-from banditroute.flow.decider import MAX_PASSED_HEADERS, InputRecord, OutputRecord
+from banditroute.flow.decider import MAX_PASSED_HEADERS, InputRecord
+from banditroute.runtime.ports import TopicSpec
 from tests.brokers import Broker
 from tests.stream.harness import PARTITIONS, Stream, counts
 
@@ -94,7 +95,12 @@ async def test_chosen_headers_are_copied_and_every_decision_is_sent_to_the_reply
         kafka={"topics": {"reply": broker.prefix + "reply"}},
         requests={"header_pass_through": ["trace", "correlation"]},
     )
-    headers = [("trace", b"\x00\xff"), ("secret", b"s"), ("correlation", b""), ("trace", b"again")]
+    headers: list[Any] = [
+        ("trace", b"\x00\xff"),
+        ("secret", b"s"),
+        ("correlation", None),
+        ("trace", b"again"),
+    ]
     async with stream.users():
         async with stream.running(init=True) as engine:
             with_headers = await stream.request(8, headers=headers)
@@ -111,6 +117,7 @@ async def test_chosen_headers_are_copied_and_every_decision_is_sent_to_the_reply
         decisions = await all_records(stream, stream.names.decisions)
         replies = await all_records(stream, stream.names.reply or "")
         assert sorted(replies_of(replies)) == sorted(replies_of(decisions))
+        # Kafka allows a header without a value; it is passed as an empty one
         passed = [("trace", b"\x00\xff"), ("correlation", b""), ("trace", b"again")]
         for _, record in replies:
             request_id = (record.key or b"").decode()
@@ -183,11 +190,11 @@ async def test_shadow_mode_decides_without_reply_and_learns_from_the_model_that_
         assert {decision["mode"] for decision in decisions} == {"shadow"}
         reasons = {letter["reason"] for letter in await stream.dead_letters()}
         assert reasons == {"the decision was not served by a model of ours; name the `model` that served"}
-        expected = [
-            d["expected"]["quality"] for d in decisions if d["request_id"] in later and d["model"] == "large"
-        ]
-        assert expected
-        assert min(expected) > max(d["expected"]["quality"] for d in decisions if d["request_id"] in ids)
+        for decision in decisions:
+            best = decision["fallbacks"][0] if decision.get("explored") else decision["model"]
+            assert (best == "large") == (decision["request_id"] in later), (
+                "the incumbent's votes were learned from"
+            )
 
 
 async def test_frozen_mode_keeps_its_posterior_while_feedback_is_still_recorded(broker: Broker) -> None:
@@ -213,32 +220,25 @@ async def test_frozen_mode_keeps_its_posterior_while_feedback_is_still_recorded(
 async def test_start_latest_leaves_out_what_was_written_before_genesis(broker: Broker) -> None:
     stream = Stream(broker, kafka={"start": "latest"})
     async with stream.users():
-        if broker.admin:
-            await stream.create()
-            stream = again(stream, broker)
+        if broker.admin:  # the embedded broker creates topics by their first use
+            ours = (stream.names.requests, stream.names.feedback)
+            await stream.user.create([TopicSpec(name, PARTITIONS, {}) for name in ours])
         before = await stream.request(20)
         await stream.feedback(before)
+        starts, feedback_starts = [
+            [(await stream.user.bounds(topic, partition))[1] for partition in range(PARTITIONS)]
+            for topic in (stream.names.requests, stream.names.feedback)
+        ]
+        assert sum(starts) == sum(feedback_starts) == 20
         async with stream.running(init=True) as engine:
             after = await stream.request(20)
             await stream.until(lambda: engine.stats.decisions == 20)
             await stream.feedback(after)
             await stream.settled(engine, 20)
-        assert set(before).isdisjoint(after)
         assert await stream.prove_one_decision_each(after) == 0
-        ledger = counts(await stream.prove())
+        ledger = counts(await stream.prove(starts, feedback_starts))
         assert ledger["applied"] == 20
         assert sum(ledger.get(name, 0) for name in ("parked", "elsewhere", "orphan", "duplicate")) == 0
-
-
-def again(stream: Stream, broker: Broker) -> Stream:
-    """Return a deployment that shares the users' topics and connection but has topics of its own."""
-    names = {
-        name: topic if name in ("requests", "feedback") else topic + "-2"
-        for name, topic in stream.document["kafka"]["topics"].items()
-    }
-    other = Stream(broker, kafka={"start": "latest", "topics": names, "group": broker.prefix + "group-2"})
-    other.user = stream.user
-    return other
 
 
 def librdkafka(bootstrap: str, codec: str) -> Any:
@@ -287,7 +287,7 @@ async def test_every_compression_of_java_and_librdkafka_producers_is_read(broker
         assert counts(await stream.prove())["applied"] == len(ids)
 
 
-@pytest.mark.parametrize("codec", ["none", *CODECS])
+@pytest.mark.parametrize("codec", ["gzip", "snappy", "zstd"])  # lz4 is the default
 async def test_the_engine_writes_and_reads_its_own_topics_in_any_compression(
     broker: Broker, codec: str
 ) -> None:
@@ -305,16 +305,3 @@ async def test_the_engine_writes_and_reads_its_own_topics_in_any_compression(
             await stream.until(lambda: engine.ledger()["applied"] == 40)
         assert await stream.prove_one_decision_each(ids) == 0
         assert counts(await stream.prove())["applied"] == 40
-
-
-async def test_a_request_header_without_a_value_is_passed_as_an_empty_one(broker: Broker) -> None:
-    if broker.kind == "memory":
-        pytest.skip("the memory broker keeps what it is given; Kafka allows a header without a value")
-    stream = Stream(broker, requests={"header_pass_through": ["trace"]})
-    async with stream.users():
-        async with stream.running(init=True) as engine:
-            value = b'{"request_id":"a","prompt":"hi"}'
-            await stream.user.append(stream.names.requests, 0, [OutputRecord(None, value, [("trace", None)])])  # type: ignore[list-item]
-            await stream.until(lambda: engine.stats.decisions == 1)
-        (record,) = await stream.records(stream.names.decisions, 0)
-        assert dict(record.headers)["trace"] == b""

@@ -175,6 +175,8 @@ async def test_a_model_that_changes_is_a_verdict_that_every_partition_applies(br
 
             await vote(200, 0.9)
             before = engine.learning.policy.posterior.n.sum()
+            seen = engine.learning.looks
+            await stream.until(lambda: engine.learning.looks > seen)
             await vote(200, 0.1)
             await stream.until(lambda: engine.ledger()["control"] >= PARTITIONS)
             await stream.until(lambda: engine.learning.policy.posterior.n.sum() < before)
