@@ -85,7 +85,7 @@ class Engine(_Table, frozen=True, kw_only=True):
     publish_interval: Duration = Duration(1.0)
     derive_interval: Duration = Duration(0.01)
     expire_interval: Duration = Duration(10.0)
-    drain_timeout: Duration = Duration(8.0)
+    drain_timeout: Duration = Duration(7.0)
     dead_letter_payload: bool = False
 
 

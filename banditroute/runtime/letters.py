@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import logging
-from collections.abc import Iterable
+from collections.abc import Sequence
 from typing import Final
 
 from banditroute.events import WIRE_VERSION, DeadLetter, encode
@@ -16,20 +16,35 @@ log = logging.getLogger("banditroute.engine")
 PAYLOAD_LIMIT: Final = 1 << 16
 
 
-def poison(topic: str, partition: int, records: Iterable[Poison], *, keep: bool) -> list[OutputRecord]:
-    """Build dead letters for input records that could not be read, and log each without its content."""
-    built = []
-    for record, reason in records:
-        log.warning("refused %s-%d offset %d: %s", topic, partition, record.offset, reason)
-        built.append(_letter(topic, partition, record.offset, record.value or b"", reason, keep=keep))
+def poison(topic: str, partition: int, records: Sequence[Poison], *, keep: bool) -> list[OutputRecord]:
+    """Build dead letters for input records that could not be read; log how many, and the first without its content."""
+    built = [
+        _letter(topic, partition, record.offset, record.value or b"", reason, keep=keep)
+        for record, reason in records
+    ]
+    first = records[0]
+    log.warning(
+        "refused %d of %s-%d, first offset %d: %s",
+        len(built),
+        topic,
+        partition,
+        first.record.offset,
+        first.reason,
+    )
     return built
 
 
-def refused(topic: str, feedback: Iterable[Refused]) -> list[OutputRecord]:
-    """Build dead letters for feedback that settled into nothing."""
-    return [
+def refused(topic: str, feedback: Sequence[Refused]) -> list[OutputRecord]:
+    """Build dead letters for feedback that settled into nothing; log how many, and the first."""
+    built = [
         _letter(topic, *copied.src, encode(copied.feedback), reason, keep=True) for copied, reason in feedback
     ]
+    if feedback:
+        copied, reason = feedback[0]
+        log.warning(
+            "not applied: %d of %s, first %s-%d offset %d: %s", len(built), topic, topic, *copied.src, reason
+        )
+    return built
 
 
 def _letter(

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-import itertools
+import time
 from collections.abc import AsyncIterator, Callable, Collection, Mapping, Sequence
 
 from banditroute.flow.decider import InputRecord, OutputRecord
@@ -18,7 +18,7 @@ class MemoryBroker:
     Parameters
     ----------
     clock : callable, optional
-        Returns milliseconds for record timestamps (LogAppendTime); default: counts appends.
+        Returns milliseconds for record timestamps (LogAppendTime); default: the wall clock.
     max_record_bytes : int
         Larger records are refused, as a real broker does.
     fault : callable, optional
@@ -32,8 +32,7 @@ class MemoryBroker:
         max_record_bytes: int = 1_048_588,
         fault: Callable[[str, int], str | None] | None = None,
     ) -> None:
-        counter = itertools.count()
-        self.clock = clock or (lambda: next(counter))
+        self.clock = clock or (lambda: int(time.time() * 1000.0))
         self.max_record_bytes = max_record_bytes
         self.fault = fault
         self.logs: dict[str, list[list[InputRecord]]] = {}
