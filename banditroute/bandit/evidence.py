@@ -118,7 +118,8 @@ class Evidence:
         """
         if x.dtype != np.float32 or x.shape != (self.layout.d,):
             raise ValueError(f"a context is float32[{self.layout.d}], got {x.dtype}{list(x.shape)}")
-        quality, quality_pred, sd_pred, tokens, log_tokens_pred, cost, cost_pred, latency = vote
+        # Integers are numbers, too, and the kernel is compiled for one type.
+        quality, quality_pred, sd_pred, tokens, log_tokens_pred, cost, cost_pred, latency = map(float, vote)
         y = pred = log_latency = t = NAN
         if tokens == tokens:  # not NaN
             if tokens < 0:
@@ -129,7 +130,8 @@ class Evidence:
         if latency == latency:
             log_latency = math.log(max(latency, 1e-3))
             t = y if y == y else log_tokens_pred if log_tokens_pred == log_tokens_pred else 0.0
-        shared_weight = weight if shared_weight is None else shared_weight
+        weight = float(weight)
+        shared_weight = weight if shared_weight is None else float(shared_weight)
         new = key not in self.rows
         # fmt: off
         done = add_vote(

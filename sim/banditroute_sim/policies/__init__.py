@@ -1,1 +1,39 @@
 """Policies that meet the worlds: ours, and what it is compared with."""
+
+from __future__ import annotations
+
+from typing import Final
+
+from banditroute_sim.policies.base import Chooser, PolicyFactory
+from banditroute_sim.policies.baselines import (
+    BetaThompson,
+    EpsilonGreedy,
+    LinTs,
+    LinUcb,
+    Oracle,
+    Ucb1,
+    Uniform,
+    best_fixed,
+    cheapest,
+)
+from banditroute_sim.policies.ours import Banditroute
+from banditroute_sim.policies.peers import MabWiser, RiverLinUcb, RiverThompson, VowpalWabbit
+
+__all__ = ["POLICIES", "Banditroute", "Chooser", "PolicyFactory"]
+
+POLICIES: Final[dict[str, PolicyFactory]] = {
+    "banditroute": Banditroute,
+    "uniform": Uniform,
+    "best-fixed": best_fixed,
+    "cheapest": cheapest,
+    "oracle": Oracle,
+    "epsilon-greedy": EpsilonGreedy,
+    "ucb1": Ucb1,
+    "beta-ts": BetaThompson,
+    "linucb": LinUcb,
+    "lints": LinTs,
+    "river": RiverThompson,
+    "river-linucb": RiverLinUcb,
+    "vw": VowpalWabbit,
+    "mabwiser": MabWiser,
+}
