@@ -11,7 +11,7 @@ from collections.abc import Sequence
 import numpy as np
 from numpy.typing import NDArray
 
-from banditroute.bandit.batch import Choices, DecideBatch
+from banditroute.bandit.batch import LIMITS, UNLIMITED, Choices, DecideBatch
 from banditroute.bandit.evidence import Evidence, Vote
 from banditroute.bandit.pacing import Fixed, Pacer
 from banditroute.bandit.posterior import ModelPrior, PriorConfig
@@ -21,6 +21,7 @@ from banditroute.flow.judge import Judge
 
 Floats = NDArray[np.float64]
 NAN = float("nan")
+_INPUT, _ESTIMATED = LIMITS.index("input_tokens"), LIMITS.index("input_estimated")
 
 
 class Session:
@@ -66,9 +67,9 @@ class Session:
         self.changes: list[tuple[int, str]] = []
         self._judge = Judge() if detect else None
         self._epochs: dict[str, int] = {}
-        self._open: dict[int, tuple[NDArray[np.float32], Floats]] = {}
+        self._open: dict[int, tuple[NDArray[np.float32], Floats, float]] = {}
         self._paced = np.ones(1, np.bool_)
-        self._limits = np.array([[0.0, np.inf, 0.0, 0.0, np.inf, np.inf, 0.0, 0.0]])
+        self._limits = np.array([UNLIMITED])
         self._key = np.zeros(1, np.uint64)
 
     def decide(
@@ -78,28 +79,41 @@ class Session:
         prices: Floats,
         input_tokens: float,
         eligible: NDArray[np.bool_],
+        *,
+        estimated: bool = False,
     ) -> Choices:
-        """Decide request ``t``; ``prices`` is float64[K, 2] in USD per million tokens."""
-        self._limits[0, 0] = input_tokens
+        """Decide request ``t``; ``prices`` is float64[K, 2] in USD per million tokens.
+
+        ``estimated`` says that the input tokens are an estimate, to be corrected by what models report.
+        """
+        self._limits[0, _INPUT], self._limits[0, _ESTIMATED] = input_tokens, estimated
         self._key[0] = t
         batch = DecideBatch(x[None], self._key, self._limits, eligible[None], prices)
         self.pacer.pace(self.policy, batch, self._paced, 0.0)
         choices = self.policy.decide(batch)
         self.pacer.decided(choices, 0.0)
-        self._open[t] = (x, choices.candidates[0])
+        # a decision logs its estimate as float32
+        self._open[t] = (x, choices.candidates[0], float(np.float32(input_tokens)) if estimated else NAN)
         return choices
 
     def learn(
-        self, t: int, model: int, quality: float, output_tokens: float = NAN, cost_usd: float = NAN
+        self,
+        t: int,
+        model: int,
+        quality: float,
+        output_tokens: float = NAN,
+        cost_usd: float = NAN,
+        input_tokens: float = NAN,
     ) -> None:
         """Learn what came back for request ``t``, which ``model`` served; NaN is unknown."""
-        x, candidates = self._open.pop(t)
+        x, candidates, input_pred = self._open.pop(t)
         expected, sd, log_tokens, cost, _ = candidates[model].tolist()
         key = self.policy.models[model].key
         # fmt: off
         vote = Vote(
             quality=quality, quality_pred=expected, sd_pred=sd, output_tokens=output_tokens,
-            log_tokens_pred=log_tokens, cost_usd=cost_usd, cost_pred=cost,
+            log_tokens_pred=log_tokens, cost_usd=cost_usd, cost_pred=cost, input_tokens=input_tokens,
+            input_pred=input_pred,
         )
         # fmt: on
         self.evidence.add(key, x, vote, 1.0)

@@ -49,4 +49,5 @@ def draw(name: str, seed: int, horizon: int | None = None) -> Episode:
     scenario = SCENARIOS[name]
     # No two scenarios share their random numbers.
     rng = np.random.default_rng([seed, zlib.crc32(name.encode())])
-    return scenario.build(rng, horizon or scenario.horizon)
+    episode = scenario.build(rng, horizon or scenario.horizon)
+    return episode.shuffled(rng.permutation(episode.mean.shape[1]))

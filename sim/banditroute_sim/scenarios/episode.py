@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 import numpy as np
 from numpy.typing import NDArray
@@ -54,6 +54,17 @@ class Episode:
     def utility(self) -> Floats:
         """Expected quality minus cost, minus infinity where a model may not serve; float64[T, K]."""
         return np.where(self.available, self.mean - self.cost, -np.inf)
+
+    def shuffled(self, order: NDArray[np.int64]) -> Episode:
+        """Return the same episode with its models in another order: no policy may win by where the best one stands."""
+        return replace(
+            self,
+            mean=self.mean[:, order],
+            quality=self.quality[:, order],
+            cost=self.cost[:, order],
+            available=np.ascontiguousarray(self.available[:, order]),
+            declared=self.declared[order],
+        )
 
     def __len__(self) -> int:
         return len(self.x)

@@ -1,0 +1,124 @@
+"""What learning costs: cumulative regret of one default configuration on thirteen worlds, beside peers.
+
+`value` is the mean cumulative regret over the seeds: expected utility of the best model of every round minus that of
+the chosen one. Every policy meets the same episodes. `…-recovery` is the median number of rounds after a change until
+the last 100 rounds hold 80 % best picks. The seeds are 1000 and up: none was used for tuning. Peers have one setting
+for all worlds, printed with them; `best-fixed` is the best single model in hindsight.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Mapping
+from concurrent.futures import ProcessPoolExecutor
+from typing import Any
+
+import numpy as np
+
+from banditroute_sim.policies import POLICIES
+from banditroute_sim.policies.baselines import LinTs, LinUcb
+from banditroute_sim.policies.peers import VowpalWabbit
+from banditroute_sim.scenarios import SCENARIOS, draw
+from banditroute_sim.simulation import recovery, run
+from bench.harness import Report, Row, options, progress, progress_done
+
+FIRST_SEED = 1000
+BERNOULLI = ("stationary", "close-models", "warm-prior", "contextual", "flip", "gradual")
+SEEDS = {name: 60 if name in BERNOULLI else 20 for name in SCENARIOS}
+PEERS = ("best-fixed", "linucb", "lints", "ucb1", "beta-ts", "river", "vw")
+PEER_SEEDS = 10
+QUICK_SEEDS = 3
+SETTINGS = {
+    "linucb": f"alpha {LinUcb.ALPHA}, precision 1",
+    "lints": f"noise {LinTs.NOISE}, precision 1",
+    "vw": VowpalWabbit.ARGUMENTS,
+    "river": "ThompsonSampling on Beta",
+}
+# What the product promises: a bound on the mean, and for some worlds on other numbers.
+BARS: Mapping[str, Mapping[str, float]] = {
+    "stationary": {"mean": 5.0},
+    "close-models": {"mean": 150.0},
+    "warm-prior": {"mean": 2.0},
+    "contextual": {"median": 12.0, "p95": 60.0},
+    "flip": {"mean": 20.0, "recovery": 110.0},
+    "gradual": {"mean": 200.0},
+    "linear": {"mean": 1.06 * 287.0},
+    "logistic": {"mean": 1.06 * 479.0},
+    "abrupt": {"mean": 450.0},
+    "walk": {"mean": 1.16 * 1195.0},
+    "delay-sparse": {"mean": 1.06 * 2200.0},
+    "new-model": {"mean": 1.06 * 252.0},
+    "price-change": {"mean": 1.06 * 295.0},
+}
+
+
+def one(case: tuple[str, str, int]) -> tuple[str, str, float, int | None, float, int]:
+    """Run one policy through one episode; return its regret, recovery, CPU seconds and rounds."""
+    name, who, seed = case
+    episode = draw(name, seed)
+    start = time.process_time()
+    result = run(episode, POLICIES[who](episode, seed))
+    seconds = time.process_time() - start
+    back = recovery(episode, result, episode.changes[0]) if episode.changes else None
+    return name, who, result.total, back, seconds, len(episode)
+
+
+def rows_of(name: str, who: str, found: list[tuple[str, str, float, int | None, float, int]]) -> list[Row]:
+    """Sum up the episodes of one policy in one world."""
+    regret = np.array([each[2] for each in found])
+    error = float(regret.std(ddof=1) / len(regret) ** 0.5) if len(regret) > 1 else 0.0
+    more: dict[str, Any] = {"se": error, "seeds": len(regret), "median": float(np.median(regret))}
+    more["p95"] = float(np.quantile(regret, 0.95))
+    more["rounds_per_s"] = round(sum(each[5] for each in found) / sum(each[4] for each in found))
+    bars = BARS[name] if who == "banditroute" else {}
+    more |= {f"bar_{key}": value for key, value in bars.items() if key != "recovery"}
+    if who in SETTINGS:
+        more["settings"] = SETTINGS[who]
+    rows = [Row(name, who, float(regret.mean()), "regret", None, more)]
+    backs = [each[3] for each in found if each[3] is not None]
+    if backs:
+        bar = {"bar": bars["recovery"]} if "recovery" in bars else {}
+        rows.append(Row(f"{name}-recovery", who, float(np.median(backs)), "rounds", None, bar))
+    return rows
+
+
+def main() -> None:
+    """Run all worlds."""
+    parser = options(__doc__)
+    parser.add_argument("--only", help="worlds, separated by commas")
+    parser.add_argument("--seeds", type=int, help="seeds of ours in every world")
+    parser.add_argument("--no-peers", action="store_true", help="ours alone")
+    given = parser.parse_args()
+    report = Report("regret", ("banditroute", "numpy", "numba", "river", "vowpalwabbit"))
+    worlds = given.only.split(",") if given.only else list(SCENARIOS)
+    peers = () if given.no_peers else PEERS
+    if "vw" in peers:
+        try:
+            import vowpalwabbit  # noqa: F401
+        except ImportError:
+            peers = tuple(who for who in peers if who != "vw")
+            report.skip("vw", "vowpalwabbit is not installed: pip install 'banditroute[bench]'")
+    if given.quick:
+        peers = tuple(who for who in peers if who not in ("vw", "river"))
+        for who in ("vw", "river"):
+            report.skip(who, "too slow for --quick")
+    cases = []
+    for name in worlds:
+        seeds = given.seeds or (QUICK_SEEDS if given.quick else SEEDS[name])
+        cases += [(name, "banditroute", FIRST_SEED + seed) for seed in range(seeds)]
+        for who in peers:
+            cases += [(name, who, FIRST_SEED + seed) for seed in range(min(seeds, PEER_SEEDS))]
+    found: dict[tuple[str, str], list[Any]] = {}
+    with ProcessPoolExecutor(2) as pool:
+        for number, result in enumerate(pool.map(one, cases), 1):
+            found.setdefault(result[:2], []).append(result)
+            progress(f"{number} of {len(cases)} episodes")
+    progress_done()
+    for name in worlds:
+        for who in ("banditroute", *peers):
+            report.rows += rows_of(name, who, found[name, who])
+    report.show(given.json)
+
+
+if __name__ == "__main__":
+    main()
