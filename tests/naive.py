@@ -79,6 +79,8 @@ class Header:
     spec_id: str
     request_offset: int
     shadow: bool
+    counted: bool
+    input_tokens: float
     x: list[float]
     models: list[Prediction]
 
@@ -95,11 +97,11 @@ class State:
 
 def parse_header(data: bytes) -> Header:
     """Decode the binary header of a decision."""
-    magic, version, d, count, flags, zero = struct.unpack_from("<4sHHHHI", data, 0)
+    magic, version, d, count, flags, input_tokens = struct.unpack_from("<4sHHHHf", data, 0)
     if magic != b"BRD1" or version != 1:
         raise ValueError(f"not a decision header of version 1: {data[:6]!r}")
-    if zero != 0:
-        raise ValueError(f"bytes 12-15 of a decision header are zero, not {zero}")
+    if flags & ~0b11:
+        raise ValueError(f"a decision header with the flags {flags:#b}")
     spec_id = data[16:24].hex()
     (request_offset,) = struct.unpack_from("<q", data, 24)
     at = 32
@@ -118,7 +120,8 @@ def parse_header(data: bytes) -> Header:
         models.append(Prediction(name.decode(), generation, *five))
     if at != len(data):
         raise ValueError(f"{len(data) - at} bytes too many in a decision header")
-    return Header(version, d, spec_id, request_offset, bool(flags & 1), x, models)
+    shadow, counted = bool(flags & 1), bool(flags & 2)
+    return Header(version, d, spec_id, request_offset, shadow, counted, input_tokens, x, models)
 
 
 def row_size(d: int) -> int:
@@ -169,6 +172,7 @@ class Decision:
     shadow: bool
     d: int
     x: list[float]
+    estimated_input: float | None  # None: the caller had counted
     predictions: dict[str, Prediction]
 
 
@@ -187,6 +191,7 @@ def parse_decision(record: Record) -> Decision:
         shadow=header.shadow,
         d=header.d,
         x=header.x,
+        estimated_input=None if header.counted else header.input_tokens,
         predictions={p.name: p for p in header.models},
     )
 
@@ -411,6 +416,7 @@ class Evidence:
         self,
         x_list: list[float],
         prediction: Prediction,
+        estimated_input: float | None,
         numbers: Numbers,
         w: float,
         w_shared: float,
@@ -481,6 +487,11 @@ class Evidence:
             row[18] += w * t
             row[19] += (w * t) * t
             row[20] += (w * log_latency) * t
+
+        reported = numbers.input_tokens
+        if reported is not None and estimated_input is not None and reported > 0 and estimated_input > 0:
+            row[21] += w * reported
+            row[22] += w * estimated_input
 
 
 # ----------------------------------------------------------------------------------------------- the one pass
@@ -764,7 +775,8 @@ class Pass:
         if slot is not None and slot.on:
             self.take_back(decision, slot)
         weight = 1.0 if feedback["kind"] == "usage" else float(self.settings.weights[feedback["kind"]])
-        self.evidence.add(decision.x, decision.predictions[model], numbers, weight, weight, 1.0)
+        prediction, estimate = decision.predictions[model], decision.estimated_input
+        self.evidence.add(decision.x, prediction, estimate, numbers, weight, weight, 1.0)
         seen = [] if slot is None else list(slot.feedback_ids)
         if feedback_id is not None:
             seen.append(feedback_id)
@@ -790,7 +802,8 @@ class Pass:
         g_now = self.log_decay + self.shrink.get(slot.model, 0.0)
         w = -(slot.weight * math.exp(g_now - slot.g))
         w_shared = -(slot.weight * math.exp(self.log_decay - slot.g_shared))
-        self.evidence.add(decision.x, decision.predictions[slot.model], slot.numbers, w, w_shared, -1.0)
+        prediction, estimate = decision.predictions[slot.model], decision.estimated_input
+        self.evidence.add(decision.x, prediction, estimate, slot.numbers, w, w_shared, -1.0)
 
 
 def recompute(

@@ -27,7 +27,9 @@ def add(row, shared, x, vote, weight, shared_weight, count):
     d = len(x)
     xs = [float(v) for v in x]
     w = weight
-    quality, quality_pred, sd_pred, tokens, log_tokens_pred, cost, cost_pred, latency = vote
+    quality, quality_pred, sd_pred, tokens, log_tokens_pred, cost, cost_pred, latency, given, given_pred = (
+        vote
+    )
     b, sx, tx, packed = 24, 24 + d, 24 + 2 * d, 24 + 3 * d
     if not math.isnan(quality):
         wq = w * quality
@@ -72,6 +74,9 @@ def add(row, shared, x, vote, weight, shared_weight, count):
         row[18] += w * t
         row[19] += (w * t) * t
         row[20] += (w * ll) * t
+    if not math.isnan(given) and not math.isnan(given_pred) and given > 0 and given_pred > 0:
+        row[21] += w * given
+        row[22] += w * given_pred
 
 
 def unpack(packed, d):
@@ -153,6 +158,12 @@ def tokens(shared, rows, d, config):
     offset = [(r[8] - beta @ np.array(r[24 + 2 * d : 24 + 3 * d])) / (r[7] + 1) for r in rows]
     c = config.token_calibration
     return beta, np.array(offset), np.array([(r[10] + c) / (r[11] + c) for r in rows])
+
+
+def input_ratio(rows, config):
+    """What an estimate of input tokens is multiplied by, per model."""
+    c = config.input_calibration
+    return np.array([(r[21] + c) / (r[22] + c) for r in rows])
 
 
 def mix(z):

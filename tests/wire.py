@@ -39,11 +39,13 @@ def header_bytes(
     shadow: bool = False,
     spec_id: bytes = SPEC_ID,
     version: int = 1,
+    input_tokens: float = 0.0,
+    counted: bool = False,
 ) -> bytes:
     """The binary header of a decision."""
     parts = [
         b"BRD1",
-        struct.pack("<HHHHI", version, len(x), len(models), 1 if shadow else 0, 0),
+        struct.pack("<HHHHf", version, len(x), len(models), shadow + 2 * counted, input_tokens),
         spec_id,
         struct.pack("<q", request_offset),
         struct.pack(f"<{len(x)}f", *x),
@@ -109,21 +111,24 @@ class DecisionLog:
         x: Sequence[float] | None = None,
         models: Sequence[Model] | None = None,
         timestamp: int = 0,
+        input_tokens: float = 0.0,
+        counted: bool = False,
     ) -> Record:
         """Append a decision; by default on request ``r<offset>``, for the first model of the catalog."""
         catalog = self.models if models is None else list(models)
         request_id = f"r{request_offset}" if request_id is None else request_id
         model = catalog[0].name if model == "" else model
+        context = self.x if x is None else x
+        header = header_bytes(
+            context, catalog, request_offset, shadow=shadow, input_tokens=input_tokens, counted=counted
+        )
         record = Record(
             self.next,
             timestamp,
             decision_value(self.partition, request_offset, request_id, model, tenant=tenant, shadow=shadow),
             [
                 ("traceparent", b"00-0-0-00"),
-                (
-                    HEADER_NAME,
-                    header_bytes(self.x if x is None else x, catalog, request_offset, shadow=shadow),
-                ),
+                (HEADER_NAME, header),
             ],
         )
         self.next += 1

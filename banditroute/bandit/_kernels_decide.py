@@ -21,6 +21,7 @@ MIX1, MIX2 = np.uint64(0xBF58476D1CE4E5B9), np.uint64(0x94D049BB133111EB)
 S11, S27, S30, S31 = np.uint64(11), np.uint64(27), np.uint64(30), np.uint64(31)
 SALT_END, SALT_FLOOR = np.uint64(0x6C616D626461), np.uint64(0x666C6F6F72)
 LOW, HIGH, HIGH_SHARE = 2, 6, 7  # columns of a request's limits
+ESTIMATED = 8  # and one that tells whether its input tokens are an estimate
 NODES, WEIGHTS = np.polynomial.legendre.leggauss(8)
 BONUS = 2.0  # curiosity bonus in units of sigma * xᵀVx
 NOISE = 0.5  # model-level noise in units of sigma * sqrt(qbar)
@@ -296,15 +297,18 @@ def _predict(
 ) -> float:
     """Write one candidate's quality, sd, log tokens, cost and log latency; return its utility at a cost weight.
 
-    ``tail`` holds, per model, noise sd, token offset, token ratio, latency intercept and slope; in its last column
-    sigma and the mean log latency that stands in for an unknown one.
+    ``tail`` holds, per model, noise sd, token offset, token ratio, latency intercept and slope, and input ratio; in its
+    last column sigma and the mean log latency that stands in for an unknown one.
     """
     last = means.shape[0] - 1
     most = max(limits[1], 0.0)
     quality = min(max(means[k], -BOUND), BOUND)
     log_tokens = min(max(means[last] + tail[1, k], 0.0), MOST_LOG_TOKENS, math.log1p(most))
     tokens = min(tail[2, k] * math.expm1(log_tokens), most)
-    cost = 1e-6 * (prices[k, 0] * limits[0] + prices[k, 1] * tokens)
+    given = prices[k, 0] * limits[0]
+    if limits[ESTIMATED] != 0.0:
+        given *= tail[5, k]
+    cost = 1e-6 * (given + prices[k, 1] * tokens)
     log_ms = tail[3, k] + tail[4, k] * log_tokens
     if not math.isnan(log_ms):
         log_ms = min(max(log_ms, LEAST_LOG_MS), MOST_LOG_MS)

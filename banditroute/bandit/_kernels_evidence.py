@@ -97,12 +97,16 @@ def add_vote(
     cost_pred: float,
     log_latency: float,
     t: float,
+    input_tokens: float,
+    input_pred: float,
     weight: float,
     shared_weight: float,
     count: float,
 ) -> bool:
     """Add one vote to the evidence of its model; return False, and write nothing, if any number is infinite."""
     if _any_infinite(x, (quality, quality_pred, sd_pred, tokens, y, tokens_pred, cost, cost_pred)):
+        return False
+    if math.isinf(input_tokens) or math.isinf(input_pred):
         return False
     if not math.isfinite(weight + shared_weight + count) or math.isinf(log_latency) or math.isinf(t):
         return False
@@ -121,4 +125,7 @@ def add_vote(
         row[18] += weight * t
         row[19] += (weight * t) * t
         row[20] += (weight * log_latency) * t
+    if input_tokens > 0.0 and input_pred > 0.0:  # NaN > 0 is false
+        row[21] += weight * input_tokens
+        row[22] += weight * input_pred
     return True

@@ -12,9 +12,9 @@ Floats = NDArray[np.float64]
 
 LIMITS: Final = (
     "input_tokens", "max_output_tokens", "cost_weight", "latency_weight", "max_cost_usd", "max_latency_ms",
-    "high_cost_weight", "high_share",
+    "high_cost_weight", "high_share", "input_estimated",
 )  # fmt: skip
-UNLIMITED: Final = (0.0, np.inf, 0.0, 0.0, np.inf, np.inf, 0.0, 0.0)
+UNLIMITED: Final = (0.0, np.inf, 0.0, 0.0, np.inf, np.inf, 0.0, 0.0, 0.0)
 
 
 @dataclass(slots=True)
@@ -27,10 +27,11 @@ class DecideBatch:
         Contexts.
     keys : uint64[n]
         ``chance.request_key`` of each request.
-    limits : float64[n, 8]
+    limits : float64[n, 9]
         Per request, in the order of ``LIMITS``: input tokens, largest number of output tokens, cost weight (quality
         per USD), latency weight (quality per second), largest cost (USD), largest latency (ms); infinity is no limit.
         Then another cost weight, and the probability that it is the one in use: a budget is met by two of them.
+        Last, 1 where the input tokens are an estimate, which each model's ratio corrects, and 0 where they are a count.
     eligible : bool[n, K]
         Which models may serve.
     prices : float64[K, 2]
@@ -59,13 +60,14 @@ class DecideBatch:
         max_latency_ms: ArrayLike = np.inf,
         high_cost_weight: ArrayLike = 0.0,
         high_share: ArrayLike = 0.0,
+        input_estimated: ArrayLike = 0.0,
     ) -> DecideBatch:
         """Build a batch from named columns; a scalar stands for every request."""
         x = np.ascontiguousarray(x, dtype=np.float32)
         limits = np.empty((len(x), len(LIMITS)))
         limits[:, 0], limits[:, 1], limits[:, 2] = input_tokens, max_output_tokens, cost_weight
         limits[:, 3], limits[:, 4], limits[:, 5] = latency_weight, max_cost_usd, max_latency_ms
-        limits[:, 6], limits[:, 7] = high_cost_weight, high_share
+        limits[:, 6], limits[:, 7], limits[:, 8] = high_cost_weight, high_share, input_estimated
         table = np.ascontiguousarray(prices, dtype=np.float64)
         allowed = np.ones((len(x), len(table)), dtype=np.bool_)
         if eligible is not None:
@@ -161,7 +163,10 @@ class Choices:
 
     @property
     def cost(self) -> Floats:
-        """Expected cost in USD: input tokens, and calibrated output tokens up to the limit; float64[n, K]."""
+        """Expected cost in USD: input tokens (calibrated if estimated), calibrated output tokens up to the limit.
+
+        float64[n, K].
+        """
         return self.candidates[:, :, 3]
 
     @property

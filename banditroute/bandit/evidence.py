@@ -31,6 +31,7 @@ class Vote(NamedTuple):
 
     ``quality_pred`` and ``sd_pred`` (predictive standard deviation of one vote), ``log_tokens_pred`` (natural log of
     1 + output tokens) and ``cost_pred`` (USD) are the predictions that the decision logged for the model that served.
+    ``input_pred`` is the estimate of input tokens that it logged, NaN if the caller had counted them.
     """
 
     quality: float = NAN
@@ -41,6 +42,8 @@ class Vote(NamedTuple):
     cost_usd: float = NAN
     cost_pred: float = NAN
     latency_ms: float = NAN
+    input_tokens: float = NAN
+    input_pred: float = NAN
 
 
 class Evidence:
@@ -119,7 +122,9 @@ class Evidence:
         if x.dtype != np.float32 or x.shape != (self.layout.d,):
             raise ValueError(f"a context is float32[{self.layout.d}], got {x.dtype}{list(x.shape)}")
         # Integers are numbers, too, and the kernel is compiled for one type.
-        quality, quality_pred, sd_pred, tokens, log_tokens_pred, cost, cost_pred, latency = map(float, vote)
+        numbers = tuple(map(float, vote))
+        quality, quality_pred, sd_pred, tokens, log_tokens_pred, cost, cost_pred, latency = numbers[:8]
+        given, given_pred = numbers[8:]
         y = pred = log_latency = t = NAN
         if tokens == tokens:  # not NaN
             if tokens < 0:
@@ -130,13 +135,15 @@ class Evidence:
         if latency == latency:
             log_latency = math.log(max(latency, 1e-3))
             t = y if y == y else log_tokens_pred if log_tokens_pred == log_tokens_pred else 0.0
+        if given < 0:
+            raise ValueError(f"input_tokens is a count, got {given}")
         weight = float(weight)
         shared_weight = weight if shared_weight is None else float(shared_weight)
         new = key not in self.rows
         # fmt: off
         done = add_vote(
             self.row(key), self.shared, x, quality, quality_pred, sd_pred, tokens, y, pred,
-            cost, cost_pred, log_latency, t, weight, shared_weight, count,
+            cost, cost_pred, log_latency, t, given, given_pred, weight, shared_weight, count,
         )
         # fmt: on
         if not done:

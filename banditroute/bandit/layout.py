@@ -12,7 +12,7 @@ from typing import Final
 
 VERSION: Final = 1
 
-# The scalar head of a row. "free" = without context, "tok" = output tokens, "lat" = latency.
+# The scalar head of a row. "free" = without context, "tok" = output tokens, "lat" = latency, "in" = input tokens.
 N: Final = 0  # sum of weights of quality votes
 SQ2: Final = 1  # sum of weight * quality**2
 N_FREE: Final = 2  # as N, also counting votes whose context belongs to another feature specification
@@ -34,7 +34,9 @@ LAT_Y2: Final = 17
 LAT_T: Final = 18  # sum of weight * log1p(tokens) over the votes with a latency
 LAT_T2: Final = 19
 LAT_TY: Final = 20
-HEAD: Final = 24  # 21, 22 and 23 are reserved and zero
+IN_SUM: Final = 21  # sum of weight * input tokens, where the decision had estimated them
+IN_PRED: Final = 22  # sum of weight * estimated input tokens
+HEAD: Final = 24  # 23 is reserved and zero
 
 
 @dataclass(frozen=True, slots=True)

@@ -19,7 +19,7 @@ from banditroute.bandit import layout as at
 from banditroute.bandit.evidence import Evidence, ModelKey
 from banditroute.bandit.layout import Layout
 from banditroute.bandit.prior import Block, ModelPrior, PriorConfig, check_blocks, check_models, same_prior
-from banditroute.bandit.usage import bounded, derive_latency, derive_tokens
+from banditroute.bandit.usage import bounded, derive_input, derive_latency, derive_tokens
 
 Floats = NDArray[np.float64]
 
@@ -51,6 +51,8 @@ class Posterior:
     token_beta : float64[d]
     token_offset, token_ratio : float64[K]
         log(1 + tokens) = xᵀbeta + offset; tokens are then multiplied by the ratio.
+    input_ratio : float64[K]
+        What an estimate of input tokens is multiplied by; a count is not.
     latency_intercept, latency_slope : float64[K]
         log(ms) = intercept + slope * log(1 + tokens); the intercept is NaN when nothing is known.
     latency_pool : float
@@ -70,6 +72,7 @@ class Posterior:
     token_beta: Floats
     token_offset: Floats
     token_ratio: Floats
+    input_ratio: Floats
     latency_intercept: Floats
     latency_slope: Floats
     latency_pool: float
@@ -102,19 +105,20 @@ class Posterior:
         count, d = len(models), self.d
         fresh = self.pool_scale2 / self.sigma2
         mu, v = np.empty((count, d)), np.zeros((count, d, d))
-        flat = np.zeros((6, count))
-        qbar, n, offset, ratio, intercept, slope = flat
+        flat = np.zeros((7, count))
+        qbar, n, offset, ratio, input_ratio, intercept, slope = flat
         for k, (model, before) in enumerate(zip(models, found, strict=True)):
             if before is not None and same_prior(before[1], model):
                 i = before[0]
                 mu[k], v[k], qbar[k], n[k] = self.mu[i], self.V[i], self.qbar[i], self.n[i]
                 offset[k], ratio[k] = self.token_offset[i], self.token_ratio[i]
+                input_ratio[k] = self.input_ratio[i]
                 intercept[k], slope[k] = self.latency_intercept[i], self.latency_slope[i]
                 continue
             mu[k] = self.pool_mean
             mu[k, 0] += model.quality_offset
             np.fill_diagonal(v[k], fresh)
-            qbar[k], ratio[k] = float((fresh * self.xbar) @ self.xbar), 1.0
+            qbar[k], ratio[k], input_ratio[k] = float((fresh * self.xbar) @ self.xbar), 1.0, 1.0
             intercept[k] = math.log(max(model.latency_ms, 1e-3)) if model.latency_ms > 0 else math.nan
         pool = self.latency_pool
         if math.isnan(pool) and not np.isnan(intercept).all():
@@ -122,7 +126,7 @@ class Posterior:
         # fmt: off
         return Posterior(
             tuple(models), mu, v, self.sigma2, qbar, n, self.xbar, self.pool_mean, self.pool_scale2, self.scales,
-            self.token_beta, offset, ratio, intercept, slope, pool,
+            self.token_beta, offset, ratio, input_ratio, intercept, slope, pool,
         )
         # fmt: on
 
@@ -203,12 +207,13 @@ def derive(
     xbar = _mean_context(rows, layout)
     qbar = np.maximum(((v * xbar).sum(axis=2) * xbar).sum(axis=1), 0.0)
     beta, token_offset, ratio = derive_tokens(evidence, rows, config)
+    input_ratio = derive_input(rows, config)
     intercept, slope, pool = derive_latency(rows, ranked, config)
     pool_scale2 = np.repeat(s2, spans[:, 1] - spans[:, 0])
     # fmt: off
     return Posterior(
         tuple(models), mu[inverse], v[inverse], sigma2, qbar[inverse], n[inverse], xbar, m, pool_scale2, np.sqrt(s2),
-        beta, token_offset[inverse], ratio[inverse], intercept[inverse], slope[inverse], pool,
+        beta, token_offset[inverse], ratio[inverse], input_ratio[inverse], intercept[inverse], slope[inverse], pool,
     )
     # fmt: on
 

@@ -34,6 +34,7 @@ class PriorConfig:
     token_precision_intercept: float = 0.1
     token_precision: float = 1.0
     token_calibration: float = 900.0  # tokens behind a calibration ratio of 1
+    input_calibration: float = 900.0  # input tokens behind a ratio of 1
     latency_count: float = 1.0  # pseudo-observations behind a latency prior
     latency_slope_count: float = 10.0  # pseudo-observations behind a slope of 0
 

@@ -105,7 +105,7 @@ class Policy:
         self._x = np.empty(d)
         self._vx = np.empty(d)
         sigma = posterior.sigma2**0.5
-        self._state = np.zeros((d + 5, count + 1))
+        self._state = np.zeros((d + 6, count + 1))
         self._state[:d, :count] = self._mu.T
         self._state[:d, count] = posterior.token_beta
         tail = self._state[d:]
@@ -114,6 +114,7 @@ class Policy:
         tail[1, :count], tail[1, count] = posterior.token_offset, posterior.latency_pool
         tail[2, :count] = posterior.token_ratio
         tail[3, :count], tail[4, :count] = posterior.latency_intercept, posterior.latency_slope
+        tail[5, :count] = posterior.input_ratio
         self._new = 0
         self._needed = max(1.0, float(posterior.n.sum()) / 10.0)
 

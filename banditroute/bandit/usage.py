@@ -1,4 +1,4 @@
-"""Output tokens and latency: the two side models of the posterior, each from sums of its own."""
+"""Tokens and latency: the side models of the posterior, each from sums of its own."""
 
 from __future__ import annotations
 
@@ -79,3 +79,11 @@ def derive_tokens(evidence: Evidence, rows: Floats, config: PriorConfig) -> tupl
     c = config.token_calibration
     actual, predicted = np.maximum(rows[:, at.TOK_SUM], 0.0), np.maximum(rows[:, at.TOK_PRED], 0.0)
     return beta, offset, (actual + c) / (predicted + c)
+
+
+def derive_input(rows: Floats, config: PriorConfig) -> Floats:
+    """Return ratio[K], reported against estimated input tokens: tokenizers and templates differ between models."""
+    c = config.input_calibration
+    reported, estimated = np.maximum(rows[:, at.IN_SUM], 0.0), np.maximum(rows[:, at.IN_PRED], 0.0)
+    ratio: Floats = (reported + c) / (estimated + c)
+    return ratio

@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 
 from banditroute.bandit.chance import request_key
 from banditroute.bandit.pacing import Pacer
-from banditroute.bandit.thompson import Choices, DecideBatch, Policy
+from banditroute.bandit.thompson import LIMITS, Choices, DecideBatch, Policy
 from banditroute.catalog import Catalog
 from banditroute.config import Config
 from banditroute.events import (
@@ -30,6 +30,7 @@ from banditroute_features import Encoder, RequestLike
 
 INF = float("inf")
 MAX_PASSED_HEADERS = 8192  # bytes of pass-through headers per decision
+_INPUT, _ESTIMATED = LIMITS.index("input_tokens"), LIMITS.index("input_estimated")
 _FILTERS = {1: "request", 2: "max_cost_usd", 3: "max_latency_ms"}
 
 
@@ -201,7 +202,8 @@ class Decider:
         self._pacer.decided(choices, now_ms)
         offsets = [record.offset for record, _ in fresh]
         shadow = self._mode == "shadow"
-        headers = self._writer.write(offsets, batch.x, choices.candidates, shadow)
+        tokens, counted = batch.limits[:, _INPUT], batch.limits[:, _ESTIMATED] == 0.0
+        headers = self._writer.write(offsets, batch.x, choices.candidates, tokens, counted, shadow)
         rows = zip(fresh, headers, strict=True)
         for i, ((record, request), header) in enumerate(rows):
             stale = self._stale(record, request, now_ms)
@@ -239,11 +241,14 @@ class Decider:
                 in_force[index] = prices.get(name, in_force[index])
         cost_weight = np.zeros(n)
         paced = np.ones(n, np.bool_)
+        estimated = np.zeros(n)
         max_output, max_cost, max_latency = np.full(n, INF), np.full(n, INF), np.full(n, INF)
         anyone = self._catalog.unrestricted
         for i, request in enumerate(requests):
             if not anyone or request.needs or request.allow or request.deny:
                 eligible[i] = self._catalog.eligible(request, float(tokens[i]))
+            if request.input_tokens is None:
+                estimated[i] = 1.0
             if request.cost_weight is not None:
                 cost_weight[i], paced[i] = request.cost_weight, False
             if request.max_output_tokens is not None:
@@ -263,6 +268,7 @@ class Decider:
             latency_weight=self._objective.latency_weight,
             max_cost_usd=max_cost,
             max_latency_ms=max_latency,
+            input_estimated=estimated,
         )
         return batch, paced
 

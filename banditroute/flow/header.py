@@ -21,9 +21,12 @@ HEADER_NAME: Final = "banditroute"
 MAGIC: Final = b"BRD1"
 VERSION: Final = 1
 COLUMNS: Final = 5  # quality, sd, log_tokens, cost, log_latency
-_FIXED: Final = struct.Struct("<4sHHHHI8sq")
+_FIXED: Final = struct.Struct("<4sHHHHf8sq")
 _NAME: Final = struct.Struct("<IH")
+_FLAGS_AT: Final = 10
+_TOKENS_AT: Final = 12
 _SHADOW: Final = 1
+_COUNTED: Final = 2
 
 
 class Predicted(NamedTuple):
@@ -39,11 +42,16 @@ class Predicted(NamedTuple):
 
 
 class Header(NamedTuple):
-    """A parsed header; `keys` are all models of the catalog at that time."""
+    """A parsed header; `keys` are all models of the catalog at that time.
+
+    `input_tokens` is what the decision reckoned with before calibration, `counted` whether the caller said so.
+    """
 
     request_offset: int
     spec_id: str
     shadow: bool
+    counted: bool
+    input_tokens: float
     keys: tuple[ModelKey, ...]
     x: npt.NDArray[np.float32]
     predictions: npt.NDArray[np.float64]
@@ -81,15 +89,20 @@ class HeaderWriter:
         offsets: Sequence[int],
         x: npt.NDArray[np.float32],
         predictions: npt.NDArray[np.float64],
+        input_tokens: npt.NDArray[np.float64],
+        counted: npt.NDArray[np.bool_],
         shadow: bool,
     ) -> list[bytes]:
-        """Return one header per row of x[n, d] and predictions[n, K, 5]."""
+        """Return one header per row of x[n, d], predictions[n, K, 5], input_tokens[n] and counted[n]."""
         n = len(offsets)
         body = _FIXED.size + 4 * self.d
         size = body + 8 * COLUMNS * self.k
         table = np.empty((n, size), np.uint8)
-        fixed = _FIXED.pack(MAGIC, VERSION, self.d, self.k, _SHADOW if shadow else 0, 0, self._spec, 0)
+        fixed = _FIXED.pack(MAGIC, VERSION, self.d, self.k, 0, 0.0, self._spec, 0)
         table[:, : _FIXED.size] = np.frombuffer(fixed, np.uint8)
+        flags = np.where(counted, _COUNTED, 0) + (_SHADOW if shadow else 0)
+        table[:, _FLAGS_AT:_TOKENS_AT] = flags.astype("<u2").reshape(n, 1).view(np.uint8)
+        table[:, _TOKENS_AT : _TOKENS_AT + 4] = input_tokens.astype("<f4").reshape(n, 1).view(np.uint8)
         table[:, _FIXED.size - 8 : _FIXED.size] = np.asarray(offsets, "<i8").reshape(n, 1).view(np.uint8)
         table[:, _FIXED.size : body] = np.ascontiguousarray(x, "<f4").view(np.uint8).reshape(n, 4 * self.d)
         table[:, body:] = np.ascontiguousarray(predictions, "<f8").view(np.uint8).reshape(n, size - body)
@@ -110,7 +123,7 @@ def request_offset_of(header: bytes) -> int:
 def parse_header(header: bytes) -> Header:
     """Parse a header; raises StateError when it is damaged or of another version."""
     request_offset_of(header)
-    _, version, d, k, flags, _, spec, offset = _FIXED.unpack_from(header)
+    _, version, d, k, flags, tokens, spec, offset = _FIXED.unpack_from(header)
     if version != VERSION:
         raise StateError(
             f"a decision header has version {version}; this build reads version {VERSION}: upgrade it"
@@ -123,7 +136,8 @@ def parse_header(header: bytes) -> Header:
         np.float32
     )  # a writable, aligned copy for the kernels
     predictions = np.frombuffer(header, "<f8", COLUMNS * k, body).reshape(k, COLUMNS)
-    return Header(offset, spec.hex(), bool(flags & _SHADOW), _names(header[names:], k), x, predictions)
+    shadow, counted = bool(flags & _SHADOW), bool(flags & _COUNTED)
+    return Header(offset, spec.hex(), shadow, counted, tokens, _names(header[names:], k), x, predictions)
 
 
 @lru_cache(maxsize=256)

@@ -301,6 +301,8 @@ class Learner:
             cost_usd=_or_nan(feedback.cost_usd),
             cost_pred=predicted.cost,
             latency_ms=_or_nan(feedback.latency_ms),
+            input_tokens=_or_nan(feedback.input_tokens),
+            input_pred=NAN if header.counted else header.input_tokens,
         )
         if slot is not None and slot.on:
             self._take_back(decision, slot)

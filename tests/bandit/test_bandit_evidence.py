@@ -10,7 +10,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from banditroute.bandit.evidence import Evidence, ModelKey, Vote
-from banditroute.bandit.layout import RES_N, RES_Z, Layout
+from banditroute.bandit.layout import HEAD, IN_PRED, IN_SUM, RES_N, RES_Z, Layout
 from tests import naive_bandit as naive
 
 D = 5
@@ -32,6 +32,8 @@ votes = st.builds(
     cost_usd=numbers(0, 1),
     cost_pred=numbers(0, 1),
     latency_ms=numbers(-1, 1e5),
+    input_tokens=numbers(0, 1e5),
+    input_pred=numbers(-1, 1e5),
 )
 contexts = st.lists(st.floats(-2, 2, width=32), min_size=D, max_size=D).map(lambda v: np.array(v, np.float32))
 entries = st.tuples(
@@ -111,7 +113,7 @@ def test_a_withdrawal_takes_a_vote_back_out(entry):
 
 
 def test_scaling_multiplies_everything_of_one_model_but_its_residual_sums():
-    vote = Vote(1.0, 0.4, 0.5, 100.0, 5.0, 0.01, 0.02, 300.0)
+    vote = Vote(1.0, 0.4, 0.5, 100.0, 5.0, 0.01, 0.02, 300.0, 80.0, 60.0)
     evidence = learned([(key, np.ones(D, np.float32), vote, 1.0, 1.0, 1.0) for key in KEYS])
     before = evidence.copy()
     evidence.scale(KEYS[0], 0.3)
@@ -128,7 +130,7 @@ def test_scaling_multiplies_everything_of_one_model_but_its_residual_sums():
 
 def test_a_vote_of_another_specification_touches_the_context_free_part_only():
     evidence = Evidence(D)
-    evidence.add_free(KEYS[0], Vote(quality=0.5, output_tokens=10.0), 2.0)
+    evidence.add_free(KEYS[0], Vote(quality=0.5, output_tokens=10.0, input_tokens=9.0, input_pred=8.0), 2.0)
     row = evidence.rows[KEYS[0]]
     assert row[2:5].tolist() == [2.0, 1.0, 0.5]
     row[2:5] = 0.0
@@ -147,7 +149,8 @@ def test_the_witness_of_powers_of_two_shows_every_vote_exactly_once():
 @pytest.mark.parametrize(
     "vote",
     [Vote(quality=math.inf), Vote(output_tokens=math.inf), Vote(cost_usd=-math.inf), Vote(latency_ms=math.inf),
-     Vote(output_tokens=-1.0), Vote(output_tokens=1.0, log_tokens_pred=1e300)],
+     Vote(output_tokens=-1.0), Vote(output_tokens=1.0, log_tokens_pred=1e300),
+     Vote(input_tokens=math.inf), Vote(input_tokens=1.0, input_pred=math.inf), Vote(input_tokens=-1.0)],
 )  # fmt: skip
 def test_an_infinite_or_impossible_number_is_refused_and_nothing_is_written(vote):
     evidence = Evidence(D)
@@ -180,6 +183,7 @@ def test_the_row_layout_is_the_wire_format_of_version_1():
     slices = [layout.b, layout.sx, layout.tx, layout.a]
     assert [(s.start, s.stop) for s in slices] == [(24, 28), (28, 32), (32, 36), (36, 46)]
     assert (layout.row_size, layout.shared_size) == (46, 15)
+    assert (IN_SUM, IN_PRED, HEAD) == (21, 22, 24)
     assert (layout.shared_tb, layout.shared_ta) == (slice(1, 5), slice(5, 15))
     with pytest.raises(ValueError, match="at least 1"):
         Layout(0)

@@ -27,9 +27,9 @@ def world(seed, d, models, votes):
         x[0] = 1.0
         k = int(rng.integers(models - 1))  # the last model has no evidence
         quality = float(0.5 + x @ weights[k] + 0.2 * rng.normal())
-        vote = Vote(
-            quality, 0.5, 0.3, float(rng.integers(1, 900)), 5.0, 0.01, 0.02, float(rng.uniform(50, 5000))
-        )
+        tokens, latency = float(rng.integers(1, 900)), float(rng.uniform(50, 5000))
+        reported, estimated = float(rng.integers(0, 300)), float(rng.uniform(0, 300))
+        vote = Vote(quality, 0.5, 0.3, tokens, 5.0, 0.01, 0.02, latency, reported, estimated)
         evidence.add(priors[k].key, x, vote, float(rng.choice([1.0, 0.3])))
     return evidence, priors
 
@@ -66,6 +66,7 @@ def test_derive_agrees_with_the_oracle_to_1e_9(d, models, votes):
     np.testing.assert_allclose(got.token_beta, beta, rtol=1e-9, atol=1e-11)
     np.testing.assert_allclose(got.token_offset, offset, rtol=1e-9, atol=1e-11)
     np.testing.assert_allclose(got.token_ratio, ratio, rtol=1e-9)
+    assert got.input_ratio.tolist() == naive.input_ratio(rows, CONFIG).tolist()
 
 
 def test_derive_is_pure_and_leaves_the_evidence_alone():
@@ -104,7 +105,8 @@ def test_a_model_without_evidence_sits_at_the_pooled_mean_plus_its_declared_offs
     np.testing.assert_allclose(posterior.mu[2], expected, rtol=1e-12, atol=1e-14)
     assert posterior.n[2] == 0
     assert posterior.token_offset[2] == 0
-    assert posterior.token_ratio[2] == 1
+    assert posterior.token_ratio[2] == posterior.input_ratio[2] == 1
+    assert (posterior.input_ratio[:2] != 1).all()
 
 
 def test_votes_without_context_move_the_intercept_only_of_their_model():
@@ -143,7 +145,7 @@ def test_selecting_models_keeps_what_is_known_and_gives_new_ones_what_derive_wou
     wanted = [priors[2], ModelPrior(ModelKey("new"), 0.2, 800.0), priors[0]]
     selected = full.select(wanted)
     direct = derive(evidence, [*priors[:3], wanted[1]], blocks)
-    for name in ("mu", "V", "qbar", "token_ratio", "token_offset", "latency_intercept"):
+    for name in ("mu", "V", "qbar", "token_ratio", "token_offset", "input_ratio", "latency_intercept"):
         old, new = getattr(full, name), getattr(selected, name)
         assert new[0].tobytes() == old[2].tobytes()
         assert new[2].tobytes() == old[0].tobytes()
@@ -154,13 +156,16 @@ def test_selecting_models_keeps_what_is_known_and_gives_new_ones_what_derive_wou
 
 @pytest.mark.parametrize("size", [1e-300, 1e-30, 1e15, 1e38])
 @pytest.mark.parametrize("quality", [0.0, 1.0, -1e300, 1e-300, 1e300, 1e150])
-def test_hostile_sizes_never_give_nan(size, quality):
+@pytest.mark.parametrize("inputs", [(1e300, 1e-300), (1e-300, 1e300)])
+def test_hostile_sizes_never_give_nan(size, quality, inputs):
     evidence = Evidence(4)
     keys = [ModelKey("a"), ModelKey("b")]
     x = np.array([1.0, size, -size, 0.0]).astype(np.float32)
     for weight in (1.0, 1.0, 1e-300, 1e300, -1.0):
         with np.errstate(all="ignore"):
-            evidence.add(keys[0], x, Vote(quality, 0.5, 1e-300, 1e300, 3.0, 1e300, 1.0, 1e300), weight)
+            evidence.add(
+                keys[0], x, Vote(quality, 0.5, 1e-300, 1e300, 3.0, 1e300, 1.0, 1e300, *inputs), weight
+            )
     assert_finite(derive(evidence, [ModelPrior(key) for key in keys], [(0, 1), (1, 4)]))
 
 

@@ -35,7 +35,10 @@ def evidence_of(seed, catalog, votes=200, d=D):
     for x in contexts(rng, votes, d):
         k = int(rng.integers(len(catalog) - 1))
         tokens, latency = float(rng.integers(1, 900)), float(rng.uniform(100, 5000))
-        vote = Vote(float(rng.random()), 0.5, 0.3, tokens, 5.0, 0.01, 0.02, latency)
+        reported = float(rng.integers(100, 900))
+        vote = Vote(
+            float(rng.random()), 0.5, 0.3, tokens, 5.0, 0.01, 0.02, latency, reported, 400.0 - 90.0 * k
+        )
         evidence.add(catalog[k].key, x, vote, 1.0)
     return evidence
 
@@ -48,6 +51,7 @@ def batch_of(seed, n, d=D, count=K):
         PRICES[:count],
         eligible=rng.random((n, count)) < 0.8,
         input_tokens=rng.integers(1, 5000, n),
+        input_estimated=rng.random(n) < 0.5,
         max_output_tokens=np.where(rng.random(n) < 0.5, np.inf, 50.0),
         cost_weight=rng.uniform(0, 50, n),
         latency_weight=rng.uniform(0, 0.05, n),
@@ -78,13 +82,14 @@ def test_every_number_of_a_decision_equals_the_plain_formula(policy):
     blocked_seen = set()
     for r in range(200):
         x = batch.x[r].astype(float)
-        n_in, most, cost_weight, latency_weight, max_cost, max_ms, _, _ = batch.limits[r]
+        n_in, most, cost_weight, latency_weight, max_cost, max_ms, _, _, estimated = batch.limits[r]
         utility, center, spread, costs, logs = [], [], [], [], []
         for k in range(K):
             q = x @ post.V[k] @ x
             log_tokens = min(max(x @ post.token_beta + post.token_offset[k], 0), math.log1p(most))
             tokens = min(post.token_ratio[k] * math.expm1(log_tokens), most)
-            cost = (PRICES[k, 0] * n_in + PRICES[k, 1] * tokens) / 1e6
+            ratio = post.input_ratio[k] if estimated else 1.0
+            cost = (PRICES[k, 0] * n_in * ratio + PRICES[k, 1] * tokens) / 1e6
             log_ms = post.latency_intercept[k] + post.latency_slope[k] * log_tokens
             known = post.latency_pool if math.isnan(log_ms) else log_ms
             utility.append(x @ post.mu[k] - cost_weight * cost - latency_weight * math.exp(known) / 1000)
@@ -188,6 +193,52 @@ def test_the_frozen_mode_takes_the_largest_expected_utility_with_propensity_one(
     assert (choices.propensity[served] == 1.0).all()
     assert not choices.explored.any()
     assert (choices.rank[served, 0] == choices.chosen[served]).all()
+
+
+def test_what_models_report_rescales_estimates_and_never_counts():
+    policy = Policy(models(), BLOCKS)
+    x = contexts(np.random.default_rng(0), 2)
+    batch = DecideBatch.of(x, np.arange(2), PRICES, input_tokens=500.0, input_estimated=[1.0, 0.0])
+    before = policy.decide(batch).cost.copy()
+    assert policy.posterior.input_ratio.tolist() == [1.0] * K
+    evidence = Evidence(D)
+    for _ in range(100):
+        evidence.add(policy.models[1].key, x[0], Vote(input_tokens=200.0, input_pred=100.0), 1.0)
+    policy.derive(evidence)
+    ratio = (20_000 + 900) / (10_000 + 900)
+    assert policy.posterior.input_ratio.tolist() == [1.0, ratio, 1.0, 1.0, 1.0]
+    after = policy.decide(batch).cost
+    assert after[1].tobytes() == before[1].tobytes()
+    others = [0, 2, 3, 4]
+    assert after[0, others].tobytes() == before[0, others].tobytes()
+    assert after[0, 1] - before[0, 1] == pytest.approx(PRICES[1, 0] * 500.0 * (ratio - 1.0) / 1e6)
+    policy.set_models(policy.models[1:3])
+    assert policy.posterior.input_ratio.tolist() == [ratio, 1.0]
+
+
+@pytest.mark.parametrize("price", [0.0, 1.0])
+@pytest.mark.parametrize("reported", [(1e300, 1e-300), (1e-300, 1e300)])
+def test_hostile_reports_of_input_tokens_never_give_nan(price, reported):
+    policy = Policy(models(), BLOCKS)
+    x = contexts(np.random.default_rng(0), 4)
+    evidence = Evidence(D)
+    for weight in (1.0, 1e300, -1.0):
+        vote = Vote(input_tokens=reported[0], input_pred=reported[1])
+        with np.errstate(all="ignore"):
+            evidence.add(policy.models[0].key, x[0], vote, weight)
+        policy.derive(evidence)
+        batch = DecideBatch.of(
+            x,
+            np.arange(4),
+            price * PRICES,
+            input_tokens=1e8,
+            input_estimated=1.0,
+            cost_weight=[0.0, 1.0, 1e6, 1e300],
+        )
+        choices = policy.decide(batch, every=True)
+        assert np.isfinite(choices.score).all()
+        assert np.isfinite(choices.cost).all()
+        assert np.isfinite(choices.chance).all()
 
 
 def test_a_price_acts_on_the_very_next_decision(policy):
@@ -296,6 +347,7 @@ def test_hostile_contexts_and_columns_never_give_nan(policy, value):
         np.arange(20),
         PRICES,
         input_tokens=1e300,
+        input_estimated=[0.0, 1.0] * 10,
         cost_weight=1e300,
         latency_weight=1e300,
         max_output_tokens=-5.0,

@@ -57,6 +57,8 @@ class History:
                 tenant=rng.choice([None, "t1"]),
                 shadow=rng.random() < 0.1,
                 x=[1.0, rng.uniform(-1, 1), rng.uniform(-1, 1)],
+                input_tokens=rng.choice([0.0, rng.uniform(1, 900)]) if rng.random() < 0.3 else 100.1,
+                counted=rng.random() < 0.3,
             )
         elif event < 0.45:
             self.known = max(self.known, rng.randrange(len(self.decisions.records) + 1))
@@ -99,7 +101,11 @@ class History:
             fields["ok"] = rng.random() < 0.5
         if kind == "usage" or rng.random() < 0.3:
             fields["output_tokens"] = rng.randrange(0, 900)
-        numbers = {"cost_usd": rng.random() * 0.1, "latency_ms": rng.uniform(0, 3000), "input_tokens": 7}
+        numbers = {
+            "cost_usd": rng.random() * 0.1,
+            "latency_ms": rng.uniform(0, 3000),
+            "input_tokens": rng.choice([0, 7, 130]),
+        }
         fields |= {name: number for name, number in numbers.items() if rng.random() < 0.2}
         if rng.random() < 0.5:
             fields["decision_id"] = f"{0 if rng.random() < 0.95 else 1}-{target}"

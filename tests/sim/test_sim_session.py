@@ -48,7 +48,7 @@ def test_a_session_and_the_router_agree_on_every_decision_and_every_bit_of_evide
         decision = router.decide(event)
         encoder.encode_batch([request_of(event)], x, tokens)  # type: ignore[list-item]
         key = request_key(event["request_id"])
-        choices = session.decide(key, x[0].copy(), prices, float(tokens[0]), everyone)
+        choices = session.decide(key, x[0].copy(), prices, float(tokens[0]), everyone, estimated=True)
         model = int(choices.chosen[0])
         assert decision.model == MODELS[model]["name"]
         assert decision.propensity == choices.propensity[0]
@@ -56,6 +56,7 @@ def test_a_session_and_the_router_agree_on_every_decision_and_every_bit_of_evide
         better = 0.9 if t < 250 else 0.1  # the large model falls
         quality = round(float(np.clip((better if model == 1 else 0.5) + 0.1 * rng.normal(), 0.0, 1.0)), 3)
         output, cost = 50 + int(rng.integers(300)), round(float(prices[model, 1]) * 2e-4, 9)
+        reported = int(tokens[0] * (1.4 if model == 0 else 1.0)) + 1
         router.learn(
             {
                 "request_id": event["request_id"],
@@ -63,9 +64,11 @@ def test_a_session_and_the_router_agree_on_every_decision_and_every_bit_of_evide
                 "value": quality,
                 "output_tokens": output,
                 "cost_usd": cost,
+                "input_tokens": reported,
             }
         )
-        session.learn(key, model, quality, output, cost)
+        session.learn(key, model, quality, output, cost, reported)
     assert router.evidence == session.evidence
+    assert session.policy.posterior.input_ratio[0] > 1.3
     assert [name for _, name in session.changes] == ["large"] or objective.get("budget_usd_per_request")
     assert router.ledger.get("control", 0) == len(session.changes)

@@ -507,8 +507,11 @@ def test_golden_headers_are_read_and_written_as_ever(record: dict[str, Any]) -> 
     assert header.x.tolist() == expected["x"]
     predictions = np.array(expected["predictions"], np.float64)  # null is NaN
     assert np.array_equal(header.predictions, predictions, equal_nan=True)
+    assert (header.input_tokens, header.counted) == (expected.get("input_tokens", 0), "counted" in expected)
     writer = HeaderWriter(header.keys, header.spec_id, len(header.x))
-    written = writer.write([header.request_offset], header.x[None], header.predictions[None], header.shadow)
+    tokens, counted = np.array([header.input_tokens]), np.array([header.counted])
+    offsets, x, predictions = [header.request_offset], header.x[None], header.predictions[None]
+    written = writer.write(offsets, x, predictions, tokens, counted, header.shadow)
     assert written == [value]
 
 

@@ -33,7 +33,7 @@ from tests.wire import NAN, SPEC_ID, DecisionLog, Journal, Model, header_bytes, 
 PARTITION = 3
 X = [1.0, 0.5]
 NAMES = """n sq2 n_free q_free q2_free res_n res_z tok_n tok_y tok_y2 tok_sum tok_pred
-cost_n cost_sum cost_pred lat_n lat_y lat_y2 lat_t lat_t2 lat_ty"""
+cost_n cost_sum cost_pred lat_n lat_y lat_y2 lat_t lat_t2 lat_ty in_sum in_pred"""
 ROW = {name: i for i, name in enumerate(NAMES.split())}
 B, SX, TX, A = slice(24, 26), slice(26, 28), slice(28, 30), slice(30, 33)
 GPT, SONNET = Model("gpt", 1), Model("sonnet", 7)
@@ -80,8 +80,9 @@ def row(result: Result, model: Model = GPT) -> list[float]:
 
 def test_header_is_read_as_documented() -> None:
     models = [Model("gpt", 1, 0.5, 0.25, 3.0, 0.001, 7.0), Model("modèle", 4_000_000_000)]
-    data = header_bytes([1.0, 0.1], models, 1 << 40, shadow=True)
+    data = header_bytes([1.0, 0.1], models, 1 << 40, shadow=True, input_tokens=37.25, counted=True)
     header = parse_header(data)
+    assert (header.input_tokens, header.counted) == (37.25, True)
     assert (header.version, header.d, header.spec_id) == (1, 2, "0123456789abcdef")
     assert (header.request_offset, header.shadow) == (1 << 40, True)
     assert header.x == [1.0, struct.unpack("<f", struct.pack("<f", 0.1))[0]]
@@ -94,7 +95,7 @@ def test_header_is_read_as_documented() -> None:
 def test_header_of_fixed_bytes_is_read_as_documented() -> None:
     data = bytes.fromhex(
         """
-        42524431 0100 0100 0100 0000 00000000 0123456789abcdef 0500000000000000
+        42524431 0100 0100 0100 0000 00000443 0123456789abcdef 0500000000000000
         0000803f
         000000000000e03f 000000000000d03f 0000000000000840 000000000000f87f 000000000000f87f
         02000000 0100 61
@@ -103,13 +104,14 @@ def test_header_of_fixed_bytes_is_read_as_documented() -> None:
     header = parse_header(data)
     model = header.models[0]
     assert (header.d, header.request_offset, header.shadow, header.x) == (1, 5, False, [1.0])
+    assert (header.input_tokens, header.counted) == (132.0, False)
     assert (model.name, model.generation) == ("a", 2)
     assert (model.quality, model.sd, model.log_tokens) == (0.5, 0.25, 3.0)
     assert math.isnan(model.cost)
     assert math.isnan(model.log_latency)
 
 
-@pytest.mark.parametrize("at", [0, 4, 12])
+@pytest.mark.parametrize("at", [0, 4, 11])
 def test_damaged_header_is_refused(at: int) -> None:
     data = header_bytes(X, [GPT], 0)
     with pytest.raises(ValueError, match="header"):
@@ -251,12 +253,32 @@ def test_kinds_say_their_quality(kind: str, fields: dict[str, Any], quality: flo
     assert (r[ROW["n"]], r[ROW["q_free"]]) == (WEIGHTS[kind], WEIGHTS[kind] * quality)
 
 
-def test_input_tokens_are_kept_and_counted_but_not_learned_from() -> None:
-    log, journal = decisions(1), known(1)
-    journal.feedback("r0", "usage", input_tokens=10)
+def test_reported_input_tokens_are_learned_beside_the_estimate_of_the_header() -> None:
+    log, journal = decisions(1, input_tokens=8.5), known(1)
+    journal.feedback("r0", "score", value=0.0, input_tokens=12)
     result = outcome(log, journal)
     assert result.ledger["usage_votes"] == 1
-    assert row(result) == [0.0] * row_size(2)
+    assert row(result)[ROW["lat_ty"] : 24] == [0.0, 24.0, 17.0, 0.0]
+    journal.feedback("r0", "withdraw")
+    assert row(outcome(log, journal)) == [0.0] * row_size(2)
+
+
+@pytest.mark.parametrize(
+    ("header", "reported"),
+    [
+        ({"input_tokens": 8.0, "counted": True}, 12),
+        ({"input_tokens": 8.0}, 0),
+        ({"input_tokens": 8.0}, None),
+        ({"input_tokens": 0.0}, 12),
+        ({"input_tokens": NAN}, 12),
+    ],
+)
+def test_input_tokens_that_say_nothing_about_an_estimate_are_not_learned_from(
+    header: dict[str, Any], reported: int | None
+) -> None:
+    log, journal = decisions(1, **header), known(1)
+    journal.feedback("r0", "usage", input_tokens=reported)
+    assert row(outcome(log, journal)) == [0.0] * row_size(2)
 
 
 def test_evidence_goes_to_the_model_that_served() -> None:

@@ -181,6 +181,27 @@ def test_evidence_grows_by_what_is_applied() -> None:
     assert next(iter(learner.evidence.rows.values()))[0] == 1.0
 
 
+def test_reported_input_tokens_move_the_cost_of_an_estimate_and_not_of_a_count() -> None:
+    learner = router()
+    only_input = {"allow": ["large"], "max_output_tokens": 0, "prompt": "word " * 200}
+
+    def cost(number: int, **fields: Any) -> float:
+        decision = learner.decide(request(number, **only_input, **fields))
+        assert decision.expected is not None
+        return decision.expected.cost_usd
+
+    estimate = cost(0)
+    for number in range(1, 41):  # counted requests report as well, and say nothing about estimates
+        given = {} if number % 2 else {"input_tokens": 5}
+        cost(number, **given)
+        reported = round(3 * estimate / 2e-6) if number % 2 else 1_000_000
+        learner.learn({"request_id": f"r-{number}", "kind": "usage", "input_tokens": reported})
+    tokens = estimate / 2e-6
+    ratio = (20 * round(3 * tokens) + 900) / (20 * tokens + 900)
+    assert cost(41) == pytest.approx(estimate * ratio, rel=0.06)  # the last derive may be a tenth old
+    assert cost(42, input_tokens=1000) == pytest.approx(2e-3)
+
+
 def test_every_outcome_of_feedback_has_a_name() -> None:
     learner = router(feedback={"join_window": "10s"})
     learner.decide(request(0, tenant="acme"), now=100.0)
