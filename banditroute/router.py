@@ -59,6 +59,7 @@ def learner_settings(config: Config) -> LearnerSettings:
         half_life_ms=None if learning.half_life is None else 1000.0 * learning.half_life,
         thumb_weight=learning.thumb_weight,
         score_weight=learning.score_weight,
+        judge_weight=learning.judge_weight,
         outcome_weight=learning.outcome_weight,
         max_parked=config.feedback.max_parked,
     )
@@ -88,7 +89,7 @@ def overrun(ready: Ready) -> float:
     """Return by how many USD what was learned differs from what the decisions expected to pay."""
     return sum(
         math.copysign(1.0, weight) * (vote.cost_usd - vote.cost_pred)
-        for _, _, vote, weight in ready.learned
+        for _, _, vote, weight, _ in ready.learned
         if vote.cost_usd == vote.cost_usd and vote.cost_pred == vote.cost_pred  # neither is NaN
     )
 
@@ -292,14 +293,14 @@ class Router:
         learner = self._partition.learner
         ready = self._partition.apply(learner.j, int(self._now_ms), value)
         changed = []
-        for key, x, vote, weight in ready.learned:
+        for key, x, vote, weight, kind in ready.learned:
             if weight > 0.0:
                 changed.append(
                     self._judge.vote(
-                        self._policy, key, x, vote.quality, learner.evidence, learner.fields.epochs
+                        self._policy, key, x, vote.quality, kind, learner.evidence, learner.fields.epochs
                     )
                 )
-            self._policy.observe(key, x, vote.quality, weight)
+            self._policy.observe(key, x, vote.quality, weight, kind)
         self._updates += len(ready.learned)
         self._pacer.paid(overrun(ready))
         for edit in changed:

@@ -28,10 +28,10 @@ FEEDBACK_IDS_PER_SLOT = 16
 SCALARS = 24
 RES_N, RES_Z = 5, 6
 
-QUALITY_KINDS = ("thumb", "score", "outcome")
+QUALITY_KINDS = ("thumb", "score", "judge", "outcome")
 KINDS = (*QUALITY_KINDS, "usage", "withdraw")
 
-RowKey = tuple[str, int]
+RowKey = tuple[str, int, str]
 Floats = NDArray[np.float64]
 
 
@@ -145,15 +145,19 @@ def parse_state(data: bytes) -> State:
     meta = json.loads(data[12 : 12 + length].decode())
     d = int(meta["d"])
     at = 12 + length
-    expected = at + 8 * (shared_size(d) + row_size(d) * len(meta["keys"])) + 4
+    sizes = [row_size(d) if whole else SCALARS + d for *_, whole in meta["keys"]]
+    expected = at + 8 * (shared_size(d) + sum(sizes)) + 4
     if expected != len(data):
         raise ValueError(f"a state record of {len(data)} bytes should have {expected}")
     shared = list(struct.unpack_from(f"<{shared_size(d)}d", data, at))
     at += 8 * shared_size(d)
     rows: dict[RowKey, list[float]] = {}
-    for name, generation in meta["keys"]:
-        rows[(name, int(generation))] = list(struct.unpack_from(f"<{row_size(d)}d", data, at))
-        at += 8 * row_size(d)
+    for (name, generation, kind, whole), size in zip(meta["keys"], sizes, strict=True):
+        row = list(struct.unpack_from(f"<{size}d", data, at))
+        if not whole:  # b, sx and A are zeros and left out
+            row = row[:SCALARS] + [0.0] * (2 * d) + row[SCALARS:] + [0.0] * (d * (d + 1) // 2)
+        rows[(name, int(generation), kind)] = row
+        at += 8 * size
     return State(version, meta, shared, rows)
 
 
@@ -408,13 +412,14 @@ class Evidence:
 
     def shrink(self, name: str, factor: float) -> None:
         """Multiply every row of one name."""
-        for (row_name, _), row in self.rows.items():
+        for (row_name, *_), row in self.rows.items():
             if row_name == name:
                 self.scale_row(row, factor)
 
     def add(
         self,
         x_list: list[float],
+        kind: str,
         prediction: Prediction,
         estimated_input: float | None,
         numbers: Numbers,
@@ -424,7 +429,7 @@ class Evidence:
     ) -> None:
         """Add a vote of weight ``w`` (or take one back: negative weights, count -1)."""
         d = self.d
-        row = self.rows.setdefault((prediction.name, prediction.generation), np.zeros(row_size(d)))
+        row = self.rows.setdefault((prediction.name, prediction.generation, kind), np.zeros(row_size(d)))
         x = np.array(x_list, dtype=np.float64)
         b = row[SCALARS : SCALARS + d]
         sx = row[SCALARS + d : SCALARS + 2 * d]
@@ -732,17 +737,17 @@ class Pass:
         source, voter = feedback.get("source"), feedback.get("voter")
         feedback_id = feedback.get("feedback_id")
         mine = [
-            slot
+            (kind, slot)
             for (kind, slot_source, slot_voter), slot in slots.items()
             if kind in QUALITY_KINDS and slot_source == source and slot_voter == voter
         ]
-        if feedback_id is not None and any(feedback_id in slot.feedback_ids for slot in mine):
+        if feedback_id is not None and any(feedback_id in slot.feedback_ids for _, slot in mine):
             return "duplicate"
-        if not any(slot.on for slot in mine):
+        if not any(slot.on for _, slot in mine):
             return "rejected"
-        for slot in mine:
+        for kind, slot in mine:
             if slot.on:
-                self.take_back(decision, slot)
+                self.take_back(decision, kind, slot)
                 slot.on = False
                 if feedback_id is not None:
                     slot.feedback_ids.append(feedback_id)
@@ -773,10 +778,10 @@ class Pass:
             return "rejected"
 
         if slot is not None and slot.on:
-            self.take_back(decision, slot)
+            self.take_back(decision, key[0], slot)
         weight = 1.0 if feedback["kind"] == "usage" else float(self.settings.weights[feedback["kind"]])
         prediction, estimate = decision.predictions[model], decision.estimated_input
-        self.evidence.add(decision.x, prediction, estimate, numbers, weight, weight, 1.0)
+        self.evidence.add(decision.x, key[0], prediction, estimate, numbers, weight, weight, 1.0)
         seen = [] if slot is None else list(slot.feedback_ids)
         if feedback_id is not None:
             seen.append(feedback_id)
@@ -797,13 +802,13 @@ class Pass:
             self.count("quality_votes")
         return "applied"
 
-    def take_back(self, decision: Decision, slot: Slot) -> None:
+    def take_back(self, decision: Decision, kind: str, slot: Slot) -> None:
         """Take a vote out of the evidence, at what is left of its weight."""
         g_now = self.log_decay + self.shrink.get(slot.model, 0.0)
         w = -(slot.weight * math.exp(g_now - slot.g))
         w_shared = -(slot.weight * math.exp(self.log_decay - slot.g_shared))
         prediction, estimate = decision.predictions[slot.model], decision.estimated_input
-        self.evidence.add(decision.x, prediction, estimate, slot.numbers, w, w_shared, -1.0)
+        self.evidence.add(decision.x, kind, prediction, estimate, slot.numbers, w, w_shared, -1.0)
 
 
 def recompute(

@@ -197,11 +197,16 @@ class Journal:
 
 
 def state_bytes(
-    meta: Mapping[str, Any], shared: Sequence[float], rows: Mapping[tuple[str, int], Sequence[float]]
+    meta: Mapping[str, Any], shared: Sequence[float], rows: Mapping[tuple[str, int, str], Sequence[float]]
 ) -> bytes:
     """A state record; ``keys`` of the JSON are those of ``rows``."""
-    text = json.dumps({**meta, "keys": [[name, generation] for name, generation in rows]}).encode()
+    d, keys, parts = meta["d"], [], []
+    for key, row in rows.items():
+        whole = any(row[24 : 24 + 2 * d]) or any(row[24 + 3 * d :])
+        keys.append([*key, whole])
+        parts.append(row if whole else [*row[:24], *row[24 + 2 * d : 24 + 3 * d]])
+    text = json.dumps({**meta, "keys": keys}).encode()
     body = b"BRS1" + struct.pack("<HHI", 1, 0, len(text)) + text
-    for floats in (shared, *rows.values()):
+    for floats in (shared, *parts):
         body += struct.pack(f"<{len(floats)}d", *floats)
     return body + struct.pack("<I", zlib.crc32(body))

@@ -14,7 +14,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from banditroute.bandit._kernels_evidence import add_vote
-from banditroute.bandit.layout import N_FREE, Q2_FREE, Q_FREE, RES_N, RES_Z, Layout
+from banditroute.bandit.layout import N_FREE, Q2_FREE, Q_FREE, RES_N, RES_Z, Layout, N
 
 NAN = math.nan
 
@@ -24,6 +24,19 @@ class ModelKey(NamedTuple):
 
     name: str
     generation: int = 0
+
+
+class RowKey(NamedTuple):
+    """A model and the kind of feedback: kinds have noise and bias of their own, so their sums are kept apart."""
+
+    name: str
+    generation: int = 0
+    kind: str = "score"
+
+    @property
+    def model(self) -> ModelKey:
+        """The model."""
+        return ModelKey(self.name, self.generation)
 
 
 class Vote(NamedTuple):
@@ -47,7 +60,7 @@ class Vote(NamedTuple):
 
 
 class Evidence:
-    """Additive sufficient statistics of every model, and of the output tokens of all models together.
+    """Additive sufficient statistics of every model and kind of feedback, and of the output tokens of all together.
 
     Parameters
     ----------
@@ -58,8 +71,8 @@ class Evidence:
     ----------
     layout : Layout
         Where each statistic lives.
-    rows : dict[ModelKey, float64[row_size]]
-        One row per model that anything is known about.
+    rows : dict[RowKey, float64[row_size]]
+        One row per model, and kind of feedback, that anything is known about.
     shared : float64[shared_size]
         The output-token regression over all models.
 
@@ -69,7 +82,7 @@ class Evidence:
     >>> evidence = Evidence(2)
     >>> x = np.array([1.0, 0.5], dtype=np.float32)
     >>> evidence.add(ModelKey("small"), x, Vote(quality=1.0), weight=1.0)
-    >>> evidence.rows[ModelKey("small")][evidence.layout.b]
+    >>> evidence.rows[RowKey("small")][evidence.layout.b]
     array([1. , 0.5])
     """
 
@@ -77,15 +90,26 @@ class Evidence:
 
     def __init__(self, d: int) -> None:
         self.layout = Layout(d)
-        self.rows: dict[ModelKey, NDArray[np.float64]] = {}
+        self.rows: dict[RowKey, NDArray[np.float64]] = {}
         self.shared: NDArray[np.float64] = np.zeros(self.layout.shared_size)
 
-    def row(self, key: ModelKey) -> NDArray[np.float64]:
+    def row(self, key: RowKey) -> NDArray[np.float64]:
         """Return the row of ``key``, made of zeros if it is the first time; writing to it changes the evidence."""
         row = self.rows.get(key)
         if row is None:
-            row = self.rows[ModelKey(*key)] = np.zeros(self.layout.row_size)
+            row = self.rows[key] = np.zeros(self.layout.row_size)
         return row
+
+    def models(self) -> list[ModelKey]:
+        """Return the models that anything is known about, in order."""
+        return sorted({key.model for key in self.rows})
+
+    def votes(self) -> dict[ModelKey, float]:
+        """Return the sum of weights of every model's quality votes, whatever their kind, in the order of models."""
+        votes = dict.fromkeys(self.models(), 0.0)
+        for key in sorted(self.rows):
+            votes[key.model] += float(self.rows[key][N])
+        return votes
 
     def add(
         self,
@@ -95,6 +119,7 @@ class Evidence:
         weight: float,
         shared_weight: float | None = None,
         count: float = 1.0,
+        kind: str = "score",
     ) -> None:
         """Add one vote to the model that served.
 
@@ -113,6 +138,8 @@ class Evidence:
             evidence was scaled.
         count : float
             1 for a vote, -1 for one taken back: residuals are counted, not weighted.
+        kind : str
+            Kind of feedback.
 
         Raises
         ------
@@ -139,19 +166,20 @@ class Evidence:
             raise ValueError(f"input_tokens is a count, got {given}")
         weight = float(weight)
         shared_weight = weight if shared_weight is None else float(shared_weight)
-        new = key not in self.rows
+        at = RowKey(key[0], key[1], kind)
+        new = at not in self.rows
         # fmt: off
         done = add_vote(
-            self.row(key), self.shared, x, quality, quality_pred, sd_pred, tokens, y, pred,
+            self.row(at), self.shared, x, quality, quality_pred, sd_pred, tokens, y, pred,
             cost, cost_pred, log_latency, t, given, given_pred, weight, shared_weight, count,
         )
         # fmt: on
         if not done:
             if new:
-                del self.rows[key]
+                del self.rows[at]
             raise ValueError(f"a vote, its weight and its context are finite numbers, got {vote}")
 
-    def add_free(self, key: ModelKey, vote: Vote, weight: float) -> None:
+    def add_free(self, key: ModelKey, vote: Vote, weight: float, kind: str = "score") -> None:
         """Add the quality of a vote whose context belongs to another feature specification: no context is touched.
 
         Raises
@@ -164,14 +192,14 @@ class Evidence:
             return
         if math.isinf(quality) or not math.isfinite(weight):
             raise ValueError(f"quality and weight are finite numbers, got {quality} and {weight}")
-        row = self.row(key)
+        row = self.row(RowKey(key[0], key[1], kind))
         wq = weight * quality
         row[N_FREE] += weight
         row[Q_FREE] += wq
         row[Q2_FREE] += wq * quality
 
-    def scale(self, key: ModelKey, factor: float) -> None:
-        """Multiply what is known about one model; its residual sums stay (they are counts, judged elsewhere)."""
+    def scale(self, key: RowKey, factor: float) -> None:
+        """Multiply one row; its residual sums stay (they are counts, judged elsewhere)."""
         row = self.rows.get(key)
         if row is not None:
             kept = row[RES_N], row[RES_Z]
@@ -196,7 +224,7 @@ class Evidence:
 
     @classmethod
     def merge(cls, parts: Iterable[Evidence]) -> Evidence:
-        """Return the sum of ``parts``, added in the given order, row by row, matched by model key.
+        """Return the sum of ``parts``, added in the given order, row by row, matched by key.
 
         Two orders give the same bits only for two parts; with more, replicas must agree on one order.
 
@@ -219,7 +247,7 @@ class Evidence:
         return total
 
     def __eq__(self, other: object) -> bool:
-        """Return whether both hold the same models with the same bits."""
+        """Return whether both hold the same rows with the same bits."""
         if not isinstance(other, Evidence):
             return NotImplemented
         return (
@@ -232,4 +260,4 @@ class Evidence:
     __hash__ = None  # type: ignore[assignment]
 
     def __repr__(self) -> str:
-        return f"Evidence(d={self.layout.d}, models={len(self.rows)})"
+        return f"Evidence(d={self.layout.d}, rows={len(self.rows)})"

@@ -10,6 +10,9 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Final
 
+import numpy as np
+from numpy.typing import NDArray
+
 VERSION: Final = 1
 
 # The scalar head of a row. "free" = without context, "tok" = output tokens, "lat" = latency, "in" = input tokens.
@@ -97,6 +100,11 @@ class Layout:
     def row_size(self) -> int:
         """Numbers in the row of one model."""
         return HEAD + 3 * self.d + self.triangle
+
+    def written(self, whole: bool) -> NDArray[np.intp]:
+        """Return the places of a row that go into a state record: all, or what usage alone fills (head and Σ x)."""
+        places = np.arange(self.row_size)
+        return places if whole else np.concatenate([places[:HEAD], places[self.tx]])
 
     @property
     def shared_tb(self) -> slice:

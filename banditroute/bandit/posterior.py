@@ -17,6 +17,7 @@ from numpy.typing import NDArray
 from banditroute.bandit import _kernels
 from banditroute.bandit import layout as at
 from banditroute.bandit.evidence import Evidence, ModelKey
+from banditroute.bandit.kinds import PASSES, Kind, KindSums, estimated, pooled, trusted_first
 from banditroute.bandit.layout import Layout
 from banditroute.bandit.prior import Block, ModelPrior, PriorConfig, check_blocks, check_models, same_prior
 from banditroute.bandit.usage import bounded, derive_input, derive_latency, derive_tokens
@@ -44,6 +45,8 @@ class Posterior:
         x̄ᵀ V_k x̄ at the mean context ``xbar``: how much is unknown about the model as a whole.
     n : float64[K]
         Sum of weights of the model's quality votes.
+    kinds : tuple[Kind, ...]
+        What a vote of each kind of feedback is worth; those without votes are left out.
     xbar, pool_mean, pool_scale2 : float64[d]
         Mean context; pooled mean m; prior variance of a weight around it (its block's scale squared).
     scales : float64[B]
@@ -76,6 +79,7 @@ class Posterior:
     latency_intercept: Floats
     latency_slope: Floats
     latency_pool: float
+    kinds: tuple[Kind, ...] = ()
 
     def __post_init__(self) -> None:
         for field in fields(self):
@@ -87,6 +91,10 @@ class Posterior:
     def d(self) -> int:
         """Length of a context."""
         return self.mu.shape[1]
+
+    def kind(self, name: str) -> Kind:
+        """Return what a vote of a kind is worth; as much as one of the yardstick's while nothing is known."""
+        return next((kind for kind in self.kinds if kind.name == name), Kind(name))
 
     def select(self, models: Sequence[ModelPrior]) -> Posterior:
         """Return the posterior for another list of models, without looking at evidence.
@@ -126,18 +134,30 @@ class Posterior:
         # fmt: off
         return Posterior(
             tuple(models), mu, v, self.sigma2, qbar, n, self.xbar, self.pool_mean, self.pool_scale2, self.scales,
-            self.token_beta, offset, ratio, input_ratio, intercept, slope, pool,
+            self.token_beta, offset, ratio, input_ratio, intercept, slope, pool, self.kinds,
         )
         # fmt: on
 
 
-def _gather(evidence: Evidence, keys: Sequence[ModelKey]) -> Floats:
-    """Return float64[K, row_size]: the rows, zeros where nothing is known, bounded so that squares stay finite."""
+def _gather(evidence: Evidence, keys: Sequence[ModelKey]) -> tuple[Floats, dict[str, Floats]]:
+    """Return float64[K, row_size] over all kinds of feedback, and for each kind that has quality votes.
+
+    Zeros where nothing is known; bounded so that squares stay finite.
+    """
+    index = {key: k for k, key in enumerate(keys)}
     rows = np.zeros((len(keys), evidence.layout.row_size))
-    for k, key in enumerate(keys):
-        if key in evidence.rows:
-            rows[k] = bounded(evidence.rows[key])
-    return rows
+    kinds: dict[str, Floats] = {}
+    for at_row in sorted(evidence.rows):
+        k = index.get(at_row.model)
+        if k is None:
+            continue
+        row = bounded(evidence.rows[at_row])
+        rows[k] += row
+        if row[at.N_FREE] > _kernels.TINY:
+            kinds.setdefault(at_row.kind, np.zeros_like(rows))[k] = row
+    for k, row in enumerate(rows):
+        rows[k] = bounded(row)
+    return rows, kinds
 
 
 def derive(
@@ -151,7 +171,8 @@ def derive(
     Quality is a hierarchical linear model: q = xᵀθ_a + ε, θ_a ~ N(m + offset_a e₀, diag(s²)), with the pooled mean m
     integrated exactly and the block scales s and the noise variance σ² set by empirical Bayes (MacKay, Bayesian
     interpolation, 1992), a fixed number of steps from fixed values. Column 0 of a context is the intercept and is 1.
-    Votes without context (``Evidence.add_free``) count as intercept evidence.
+    Votes without context (``Evidence.add_free``) count as intercept evidence. Where there are several kinds of
+    feedback, their noise and bias are estimated in turn with the rest (`kinds`).
 
     Parameters
     ----------
@@ -191,8 +212,10 @@ def derive(
     order = sorted(range(len(models)), key=lambda k: models[k].key)
     inverse = np.argsort(np.array(order, dtype=np.int64))
     ranked = [models[k] for k in order]
-    rows = _gather(evidence, [model.key for model in ranked])
-    a, b, n, q2 = _quality_sums(rows, layout)
+    rows, by_kind = _gather(evidence, [model.key for model in ranked])
+    sums = [KindSums(name, *_quality_sums(by_kind[name], layout)) for name in trusted_first(list(by_kind))]
+    kinds = [Kind(part.name) for part in sums]
+    a, b, n, q2 = sums[0][1:] if len(sums) == 1 else _quality_sums(rows, layout)
     offset = np.array([model.quality_offset for model in ranked], dtype=np.float64)
     base = np.array([config.scale_intercept if start == 0 else config.scale_context for start, _ in spans])
     # fmt: off
@@ -204,6 +227,10 @@ def derive(
     s2, m = np.empty(len(spans)), np.empty(layout.d)
     mu, v = np.empty((len(models), layout.d)), np.empty((len(models), layout.d, layout.d))
     sigma2 = float(_kernels.quality(a, b, n, q2, offset, spans, base**2, constants, s2, m, mu, v))
+    for _ in range(PASSES if len(kinds) > 1 else 0):
+        kinds = estimated(kinds, sums, mu, v, sigma2)
+        a, b, n, q2 = pooled(kinds, sums)
+        sigma2 = float(_kernels.quality(a, b, n, q2, offset, spans, base**2, constants, s2, m, mu, v))
     xbar = _mean_context(rows, layout)
     qbar = np.maximum(((v * xbar).sum(axis=2) * xbar).sum(axis=1), 0.0)
     beta, token_offset, ratio = derive_tokens(evidence, rows, config)
@@ -214,6 +241,7 @@ def derive(
     return Posterior(
         tuple(models), mu[inverse], v[inverse], sigma2, qbar[inverse], n[inverse], xbar, m, pool_scale2, np.sqrt(s2),
         beta, token_offset[inverse], ratio[inverse], input_ratio[inverse], intercept[inverse], slope[inverse], pool,
+        tuple(kinds),
     )
     # fmt: on
 

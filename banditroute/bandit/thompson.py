@@ -127,17 +127,22 @@ class Policy:
         """Return the posterior of other evidence, for the same catalog; nothing changes."""
         return derive(evidence, self.models, self.blocks, self.config)
 
-    def surprise(self, key: ModelKey, x: NDArray[np.float32], quality: float) -> tuple[float, float] | None:
-        """Return how far a vote is from what the working copy expects, and the variance of that, in units of the noise.
+    def surprise(
+        self, key: ModelKey, x: NDArray[np.float32], quality: float, kind: str = "score"
+    ) -> tuple[float, float, float] | None:
+        """Return the weight of a vote, how far it is from what the working copy expects, and the variance of that.
 
-        None for a model that is not in the catalog, or a quality that is NaN.
+        The last two are multiplied by the weight, and in units of the noise. None for a model that is not in the
+        catalog, or a quality that is NaN.
         """
         k = self.index.get(key)
         if k is None or quality != quality:
             return None
         wide = x.astype(np.float64)
-        residual = (quality - float(wide @ self._mu[k])) / self.posterior.sigma2**0.5
-        return residual, 1.0 + max(float(wide @ self._v[k] @ wide), 0.0)
+        _, weight, bias = self.posterior.kind(kind)
+        residual = (quality - bias - float(wide @ self._mu[k])) / self.posterior.sigma2**0.5
+        spread = max(float(wide @ self._v[k] @ wide), 0.0)
+        return weight, weight * residual, weight + weight * weight * spread
 
     @property
     def due(self) -> bool:
@@ -159,7 +164,12 @@ class Policy:
         self._needed = 0.0
 
     def observe(
-        self, model: int | ModelKey, x: NDArray[np.float32], quality: float, weight: float = 1.0
+        self,
+        model: int | ModelKey,
+        x: NDArray[np.float32],
+        quality: float,
+        weight: float = 1.0,
+        kind: str = "score",
     ) -> None:
         """Let the working copy follow one vote until the next derive; NaN quality (usage only) is just counted.
 
@@ -169,6 +179,8 @@ class Policy:
         k = self.index.get(model) if isinstance(model, tuple) else model
         if k is None or quality != quality:
             return
+        _, worth, bias = self.posterior.kind(kind)
+        quality, weight = quality - bias, weight * worth
         self._x[:] = x
         v, mu, vx = self._v[k], self._mu[k], self._vx
         bottom = _kernels.sherman_morrison(v, mu, self._x, quality, weight, vx)

@@ -112,6 +112,7 @@ class Learning(_Table, frozen=True, kw_only=True):
     half_life: Duration | None = None
     thumb_weight: Annotated[float, Meta(gt=0.0, le=100.0)] = 1.0
     score_weight: Annotated[float, Meta(gt=0.0, le=100.0)] = 1.0
+    judge_weight: Annotated[float, Meta(gt=0.0, le=100.0)] = 1.0
     outcome_weight: Annotated[float, Meta(gt=0.0, le=100.0)] = 1.0
 
 

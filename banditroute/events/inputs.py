@@ -32,8 +32,8 @@ from banditroute.events.field_map import FieldMap
 
 T = TypeVar("T")
 
-FeedbackKind = Literal["thumb", "score", "outcome", "usage", "withdraw"]
-QUALITY_KINDS: Final = frozenset({"thumb", "score", "outcome"})
+FeedbackKind = Literal["thumb", "score", "judge", "outcome", "usage", "withdraw"]
+QUALITY_KINDS: Final = frozenset({"thumb", "score", "judge", "outcome"})
 _MAX_REASON: Final = 300  # characters; a reason may quote a value
 
 

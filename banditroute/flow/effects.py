@@ -27,6 +27,7 @@ class Learned(NamedTuple):
     x: npt.NDArray[np.float32]
     vote: Vote
     weight: float
+    kind: str
 
 
 class Refused(NamedTuple):

@@ -16,14 +16,13 @@ class LearnerSettings(Struct, frozen=True):
     half_life_ms: float | None = None
     thumb_weight: float = 1.0
     score_weight: float = 1.0
+    judge_weight: float = 1.0
     outcome_weight: float = 1.0
     max_parked: int = 10_000
 
     def weight(self, kind: str) -> float:
         """Weight of one vote of a kind; usage counts once."""
-        return {"thumb": self.thumb_weight, "score": self.score_weight, "outcome": self.outcome_weight}.get(
-            kind, 1.0
-        )
+        return float(getattr(self, f"{kind}_weight", 1.0))
 
     @property
     def tick_ms(self) -> int:

@@ -49,12 +49,13 @@ class Judge:
         key: ModelKey,
         x: NDArray[np.float32],
         quality: float,
+        kind: str,
         evidence: Evidence,
         epochs: Mapping[str, int],
     ) -> Changed | None:
         """Look at one vote, before ``policy`` has observed it."""
-        surprise = policy.surprise(key, x, quality)
-        if surprise is None or not self._detector.observe(key, 1.0, *surprise):
+        surprise = policy.surprise(key, x, quality, kind)
+        if surprise is None or not self._detector.observe(key, *surprise):
             return None
         return self._changed(key, evidence, epochs)
 
@@ -80,7 +81,7 @@ class Judge:
             return []  # scaled in between: the difference says nothing
         edits = []
         kept = math.exp(sight.log_decay - before[0].log_decay)
-        for key in sorted(sight.evidence.rows):
+        for key in sight.evidence.models():
             if self._differs(key, sight.evidence, before[0].evidence, before[1], kept):
                 edit = self._changed(key, sight.evidence, epochs)
                 edits += [edit] if edit is not None else []
@@ -93,17 +94,20 @@ class Judge:
         k = next((i for i, model in enumerate(posterior.models) if model.key == key), None)
         if k is None:
             return False
-        row = now.rows[key]
-        old = then.rows[key] * kept if key in then.rows else np.zeros_like(row)
-        votes = float(row[N] - old[N])
-        if votes < 0.5:  # nothing new, or withdrawals
+        votes = total = 0.0
+        contexts = np.zeros(layout.d)
+        for at in sorted(at for at in now.rows if at.model == key):
+            fresh = now.rows[at] - then.rows[at] * kept if at in then.rows else now.rows[at]
+            _, weight, bias = posterior.kind(at.kind)
+            votes += weight * float(fresh[N])
+            total += weight * float(fresh[layout.b][0] - bias * fresh[N])  # column 0 of a context is 1
+            contexts += weight * fresh[layout.sx]
+        if votes < 1e-3:  # nothing new, or withdrawals
             return False
-        contexts = row[layout.sx] - old[layout.sx]
-        total = float(row[layout.b][0] - old[layout.b][0])  # column 0 of a context is 1
         residual = (total - float(contexts @ posterior.mu[k])) / math.sqrt(posterior.sigma2)
         variance = votes + max(float(contexts @ posterior.V[k] @ contexts), 0.0)
         return self._detector.observe(key, votes, residual, variance)
 
     def _changed(self, key: ModelKey, evidence: Evidence, epochs: Mapping[str, int]) -> Changed | None:
-        factors = verdict(key, {one: float(row[N]) for one, row in evidence.rows.items()})
+        factors = verdict(key, evidence.votes())
         return None if factors is None else Changed(key.name, epochs.get(key.name, 0) + 1, factors)

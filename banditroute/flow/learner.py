@@ -246,18 +246,18 @@ class Learner:
 
     def _withdraw(self, offset: int, decision: OpenDecision, feedback: Feedback) -> str:
         slots = [
-            slot
+            (kind, slot)
             for (kind, source, voter), slot in decision.slots.items()
             if kind in QUALITY_KINDS and (source, voter) == (feedback.source, feedback.voter)
         ]
-        if feedback.feedback_id is not None and any(feedback.feedback_id in slot.seen for slot in slots):
+        if feedback.feedback_id is not None and any(feedback.feedback_id in slot.seen for _, slot in slots):
             return "duplicate"
-        if not any(slot.on for slot in slots):
+        if not any(slot.on for _, slot in slots):
             return "rejected: there is no vote to withdraw"
         self.pending.touch(decision, offset)
-        for slot in slots:
+        for kind, slot in slots:
             if slot.on:
-                self._take_back(decision, slot)
+                self._take_back(decision, kind, slot)
                 slot.on = False
                 if feedback.feedback_id is not None:
                     slot.seen.append(feedback.feedback_id)
@@ -305,7 +305,7 @@ class Learner:
             input_pred=NAN if header.counted else header.input_tokens,
         )
         if slot is not None and slot.on:
-            self._take_back(decision, slot)
+            self._take_back(decision, feedback.kind, slot)
         seen = [] if slot is None else slot.seen
         if identity is not None:
             seen.append(identity)
@@ -317,26 +317,26 @@ class Learner:
             self._count("quality_votes", quality is not None)
             self._count("usage_votes", any(number is not None for number in numbers[1:]))
         if not self.frozen:
-            self._add(header, predicted.key, vote, weight, weight, 1)
+            self._add(header, predicted.key, feedback.kind, vote, weight, weight, 1)
         return "applied" if slot is None else "revised"
 
-    def _take_back(self, decision: OpenDecision, slot: Slot) -> None:
+    def _take_back(self, decision: OpenDecision, kind: str, slot: Slot) -> None:
         if self.frozen:
             return
         fields = self.fields
         g = fields.decay + fields.shrink.get(slot.key.name, 0.0)
         weight = -(slot.weight * math.exp(g - slot.g))
         shared = -(slot.weight * math.exp(fields.decay - slot.g_shared))
-        self._add(parse_header(decision.known.header), slot.key, slot.vote, weight, shared, -1)
+        self._add(parse_header(decision.known.header), slot.key, kind, slot.vote, weight, shared, -1)
 
     def _add(
-        self, header: Header, key: ModelKey, vote: Vote, weight: float, shared: float, count: int
+        self, header: Header, key: ModelKey, kind: str, vote: Vote, weight: float, shared: float, count: int
     ) -> None:
         if header.spec_id != self.spec_id:
-            self.evidence.add_free(key, vote, weight)  # another context: only what needs none
+            self.evidence.add_free(key, vote, weight, kind)  # another context: only what needs none
             return
-        self.evidence.add(key, header.x, vote, weight, shared, count)
-        self._learned.append(Learned(key, header.x, vote, weight))
+        self.evidence.add(key, header.x, vote, weight, shared, count, kind)
+        self._learned.append(Learned(key, header.x, vote, weight, kind))
 
     def _give_up(self, copied: Copied) -> None:
         self._outcome(copied, "elsewhere" if copied.everywhere else "orphan")

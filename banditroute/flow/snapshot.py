@@ -14,8 +14,9 @@ from typing import Final
 import msgspec
 import numpy as np
 from msgspec import Struct, field
+from numpy.typing import NDArray
 
-from banditroute.bandit.evidence import Evidence, ModelKey
+from banditroute.bandit.evidence import Evidence, RowKey
 from banditroute.errors import StateError
 from banditroute.flow.fields import Fields, LearnerSettings
 
@@ -73,7 +74,7 @@ class _Meta(Struct, kw_only=True):
     replay_from: int
     at: Fields
     anchor: Fields
-    keys: list[tuple[str, int]]
+    keys: list[tuple[str, int, str, bool]]
     ledger: dict[str, int]
     parked: int
     feedback_start: dict[int, int]
@@ -105,6 +106,7 @@ def encode_state(state: State) -> bytes:
     """
     evidence = state.evidence
     keys = sorted(evidence.rows)
+    parts = [_written(evidence, key) for key in keys]
     genesis = state.genesis
     meta = _Meta(
         partition=state.partition,
@@ -117,7 +119,7 @@ def encode_state(state: State) -> bytes:
         replay_from=state.replay_from,
         at=state.at,
         anchor=state.anchor,
-        keys=[(key.name, key.generation) for key in keys],
+        keys=[(*key, whole) for key, (whole, _) in zip(keys, parts, strict=True)],
         ledger=dict(sorted(state.ledger.items())),
         parked=state.parked,
         feedback_start=genesis.feedback_start,
@@ -125,16 +127,21 @@ def encode_state(state: State) -> bytes:
         decisions_mark=state.decisions_mark,
     )
     text = _encoder.encode(meta)
-    numbers = np.concatenate([evidence.shared, *(evidence.rows[key] for key in keys)]).astype(
-        "<f8", copy=False
-    )
+    numbers = np.concatenate([evidence.shared, *(numbers for _, numbers in parts)]).astype("<f8", copy=False)
     body = _HEAD.pack(MAGIC, VERSION, 0, len(text)) + text + numbers.tobytes()
     if len(body) + _CRC.size > MAX_STATE_BYTES:
         raise StateError(
             f"the state of partition {state.partition} needs {len(body)} bytes, more than {MAX_STATE_BYTES}: "
-            "use fewer models or fewer feature columns"
+            "use fewer models, fewer feature columns or fewer kinds of feedback"
         )
     return body + _CRC.pack(zlib.crc32(body))
+
+
+def _written(evidence: Evidence, key: RowKey) -> tuple[bool, NDArray[np.float64]]:
+    """Return whether a row is written as a whole, and what is written: usage alone has no part in b, Σx and A."""
+    row, layout = evidence.rows[key], evidence.layout
+    whole = bool(row[layout.b].any() or row[layout.sx].any() or row[layout.a].any())
+    return whole, row[layout.written(whole)]
 
 
 def decode_state(value: bytes | None) -> State:
@@ -155,14 +162,17 @@ def decode_state(value: bytes | None) -> State:
     except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
         raise StateError(f"a state record cannot be read: {error}") from error
     evidence = Evidence(meta.d)
-    shared, row = evidence.layout.shared_size, evidence.layout.row_size
+    shared = evidence.layout.shared_size
+    sizes = [len(evidence.layout.written(whole)) for *_, whole in meta.keys]
     numbers = np.frombuffer(value[_HEAD.size + length : -_CRC.size], "<f8").astype(np.float64)
-    if numbers.size != shared + row * len(meta.keys):
+    if numbers.size != shared + sum(sizes):
         raise StateError("a state record holds another number of statistics than it says")
     evidence.shared[:] = numbers[:shared]
-    for index, (name, generation) in enumerate(meta.keys):
-        start = shared + index * row
-        evidence.rows[ModelKey(name, generation)] = numbers[start : start + row].copy()
+    start = shared
+    for (name, generation, kind, whole), size in zip(meta.keys, sizes, strict=True):
+        row = evidence.row(RowKey(name, generation, kind))
+        row[evidence.layout.written(whole)] = numbers[start : start + size]
+        start += size
     return State(
         partition=meta.partition,
         spec_id=meta.spec_id,

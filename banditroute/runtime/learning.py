@@ -94,8 +94,8 @@ class Learning:
         """Let the working posterior follow what was learned; a control record asks for a derive at once."""
         if self._frozen:  # evidence is kept, decisions do not follow it
             return
-        for key, x, vote, weight in ready.learned:
-            self.policy.observe(key, x, vote.quality, weight)
+        for key, x, vote, weight, kind in ready.learned:
+            self.policy.observe(key, x, vote.quality, weight, kind)
         self._pacer.paid(overrun(ready))
         self._updates += len(ready.learned)
         self._changed = True

@@ -5,8 +5,10 @@ from __future__ import annotations
 import secrets
 from typing import Final, NamedTuple
 
+from banditroute.bandit import layout
 from banditroute.config import Config
 from banditroute.errors import StateError, TopicError
+from banditroute.events import QUALITY_KINDS
 from banditroute.flow.decider import OutputRecord
 from banditroute.flow.fields import LearnerSettings
 from banditroute.flow.partition import genesis_state
@@ -31,10 +33,14 @@ class Spec(NamedTuple):
     settings: LearnerSettings
 
 
-def state_bytes(models: int, d: int) -> int:
-    """Return the size of a state record in bytes, offsets and names generously counted."""
-    triangle = d * (d + 1) // 2
-    return 8 * (models * (24 + 3 * d + triangle) + 1 + d + triangle) + 1024 * models + 65_536
+def state_bytes(models: int, d: int, kinds: int = 1) -> int:
+    """Return the size of a state record in bytes, offsets and names generously counted.
+
+    Every model has a row per kind of quality vote and one for usage, which is short.
+    """
+    each = layout.Layout(d)
+    row = kinds * each.row_size + len(each.written(whole=False))
+    return 8 * (models * row + each.shared_size) + 1024 * models * (kinds + 1) + 65_536
 
 
 def topic_specs(config: Config, d: int) -> list[TopicSpec]:
@@ -46,6 +52,7 @@ def topic_specs(config: Config, d: int) -> list[TopicSpec]:
             f"{len(config.models)} models with {d} feature columns need state records of {size} bytes, more than "
             f"{MAX_STATE_BYTES}: use fewer models or fewer columns"
         )
+    most = min(state_bytes(len(config.models), d, len(QUALITY_KINDS)), MAX_STATE_BYTES)
     kept = str(int(max(7 * DAY_MS, 10_000 * config.feedback.join_window)))
     delete = {"cleanup.policy": "delete", "retention.ms": kept}
     specs = [
@@ -56,7 +63,7 @@ def topic_specs(config: Config, d: int) -> list[TopicSpec]:
         TopicSpec(
             names.state,
             partitions,
-            {"cleanup.policy": "compact", "max.message.bytes": str(max(1_048_588, size))},
+            {"cleanup.policy": "compact", "max.message.bytes": str(max(1_048_588, most))},
         ),
         TopicSpec(
             names.control, 1, {"cleanup.policy": "delete", "retention.ms": "-1", "retention.bytes": "-1"}

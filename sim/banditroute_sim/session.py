@@ -104,6 +104,7 @@ class Session:
         output_tokens: float = NAN,
         cost_usd: float = NAN,
         input_tokens: float = NAN,
+        kind: str = "score",
     ) -> None:
         """Learn what came back for request ``t``, which ``model`` served; NaN is unknown."""
         x, candidates, input_pred = self._open.pop(t)
@@ -116,13 +117,13 @@ class Session:
             input_pred=input_pred,
         )
         # fmt: on
-        self.evidence.add(key, x, vote, 1.0)
+        self.evidence.add(key, x, vote, 1.0, kind=kind)
         edit = (
-            self._judge.vote(self.policy, key, x, quality, self.evidence, self._epochs)
+            self._judge.vote(self.policy, key, x, quality, kind, self.evidence, self._epochs)
             if self._judge
             else None
         )
-        self.policy.observe(model, x, quality)
+        self.policy.observe(model, x, quality, kind=kind)
         if cost_usd == cost_usd:  # not NaN
             self.pacer.paid(cost_usd - cost)
         if edit is not None:

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from banditroute.bandit.change import LEAST_VOTES, ChangeDetector, verdict
-from banditroute.bandit.evidence import Evidence, ModelKey, Vote
+from banditroute.bandit.evidence import Evidence, ModelKey, RowKey, Vote
 from banditroute.bandit.posterior import ModelPrior
 from banditroute.bandit.thompson import Policy
 from banditroute.flow.judge import Judge, Sight
@@ -114,7 +114,7 @@ def test_evidence_that_a_verdict_scaled_in_between_is_no_change():
     judge, evidence = Judge(), Evidence(3)
     learned(evidence, rng, 300, 0.8)
     judge.look(Sight(evidence.copy(), 0, 0.0), policy.derived, {})
-    evidence.scale(A, 0.01)
+    evidence.scale(RowKey(*A), 0.01)
     learned(evidence, rng, 100, 0.2)
     assert judge.look(Sight(evidence.copy(), 1, 0.0), policy.derived, {}) == []
 
@@ -125,7 +125,7 @@ def test_forgetting_in_between_is_no_change():
     judge, evidence = Judge(), Evidence(3)
     decay = 0.0
     for _ in range(200):
-        evidence.scale(A, 0.95)
+        evidence.scale(RowKey(*A), 0.95)
         decay += math.log(0.95)
         learned(evidence, rng, 20, 0.8)
         assert judge.look(Sight(evidence.copy(), 0, decay), policy.derived, {}) == []

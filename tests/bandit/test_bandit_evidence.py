@@ -9,12 +9,12 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from banditroute.bandit.evidence import Evidence, ModelKey, Vote
+from banditroute.bandit.evidence import Evidence, RowKey, Vote
 from banditroute.bandit.layout import HEAD, IN_PRED, IN_SUM, RES_N, RES_Z, Layout
 from tests import naive_bandit as naive
 
 D = 5
-KEYS = [ModelKey("large", 0), ModelKey("small", 0), ModelKey("small", 1)]
+KEYS = [RowKey("large", 0), RowKey("small", 0), RowKey("small", 1), RowKey("small", 1, "thumb")]
 NAN = math.nan
 
 
@@ -44,8 +44,8 @@ batches = st.lists(entries, max_size=12)
 
 def learned(batch):
     evidence = Evidence(D)
-    for entry in batch:
-        evidence.add(*entry)
+    for key, *entry in batch:
+        evidence.add(key.model, *entry, kind=key.kind)
     return evidence
 
 
@@ -87,11 +87,11 @@ def test_merging_matches_models_by_key_and_never_by_position():
     x = np.ones(D, np.float32)
     first, second = Evidence(D), Evidence(D)
     for key in KEYS:
-        first.add(key, x, Vote(quality=1.0), 1.0)
+        first.add(key.model, x, Vote(quality=1.0), 1.0, kind=key.kind)
     for key in reversed(KEYS[1:]):
-        second.add(key, x, Vote(quality=0.5), 2.0)
+        second.add(key.model, x, Vote(quality=0.5), 2.0, kind=key.kind)
     merged = Evidence.merge([first, second])
-    assert [merged.rows[key][0] for key in KEYS] == [1.0, 3.0, 3.0]
+    assert [merged.rows[key][0] for key in KEYS] == [1.0, 3.0, 3.0, 3.0]
 
 
 def test_merging_different_context_lengths_is_refused():
@@ -106,13 +106,13 @@ def test_merging_different_context_lengths_is_refused():
 def test_a_withdrawal_takes_a_vote_back_out(entry):
     key, x, vote, weight, shared_weight, _ = entry
     evidence = Evidence(D)
-    evidence.add(key, x, vote, weight, shared_weight, 1.0)
-    evidence.add(key, x, vote, -weight, -shared_weight, -1.0)
+    evidence.add(key.model, x, vote, weight, shared_weight, 1.0, key.kind)
+    evidence.add(key.model, x, vote, -weight, -shared_weight, -1.0, key.kind)
     assert not evidence.rows[key].any()
     assert not evidence.shared.any()
 
 
-def test_scaling_multiplies_everything_of_one_model_but_its_residual_sums():
+def test_scaling_multiplies_everything_of_one_row_but_its_residual_sums():
     vote = Vote(1.0, 0.4, 0.5, 100.0, 5.0, 0.01, 0.02, 300.0, 80.0, 60.0)
     evidence = learned([(key, np.ones(D, np.float32), vote, 1.0, 1.0, 1.0) for key in KEYS])
     before = evidence.copy()
@@ -124,8 +124,8 @@ def test_scaling_multiplies_everything_of_one_model_but_its_residual_sums():
     assert evidence.shared.tobytes() == before.shared.tobytes()
     evidence.scale_shared(0.5)
     assert evidence.shared.tobytes() == (before.shared * 0.5).tobytes()
-    evidence.scale(ModelKey("unknown"), 0.5)
-    assert ModelKey("unknown") not in evidence.rows
+    evidence.scale(RowKey("unknown"), 0.5)
+    assert RowKey("unknown") not in evidence.rows
 
 
 def test_a_vote_of_another_specification_touches_the_context_free_part_only():
@@ -175,7 +175,7 @@ def test_clearing_forgets_everything_and_equality_sees_every_bit():
     evidence.clear()
     assert evidence == Evidence(D)
     assert evidence != "evidence"
-    assert repr(evidence) == "Evidence(d=5, models=0)"
+    assert repr(evidence) == "Evidence(d=5, rows=0)"
 
 
 def test_the_row_layout_is_the_wire_format_of_version_1():

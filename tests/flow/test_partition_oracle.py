@@ -27,6 +27,7 @@ class History:
             half_life_ms=6.0 * HOUR if half_life else None,
             thumb_weight=1.0,
             score_weight=0.7,
+            judge_weight=1.5,
             outcome_weight=2.0,
             max_parked=6,
         )
@@ -91,11 +92,11 @@ class History:
         if rng.random() < 0.92:
             self.source[source] += 1
         target = rng.randrange(max(0, self.requests - 12), self.requests + 3)
-        kind = rng.choice(["thumb", "thumb", "score", "outcome", "usage", "withdraw"])
+        kind = rng.choice(["thumb", "thumb", "score", "judge", "outcome", "usage", "withdraw"])
         fields: dict[str, object] = {}
         if kind == "thumb":
             fields["value"] = rng.random() < 0.5
-        elif kind == "score" or (kind == "outcome" and rng.random() < 0.5):
+        elif kind in ("score", "judge") or (kind == "outcome" and rng.random() < 0.5):
             fields["value"] = rng.choice([0.25, rng.random()])
         elif kind == "outcome":
             fields["ok"] = rng.random() < 0.5
@@ -136,7 +137,7 @@ class History:
         return partition
 
     def oracle(self) -> naive.Result:
-        weights = {"thumb": 1.0, "score": 0.7, "outcome": 2.0}
+        weights = {"thumb": 1.0, "score": 0.7, "judge": 1.5, "outcome": 2.0}
         settings = naive.Settings(self.settings.half_life_ms, weights, self.settings.max_parked)
         return naive.recompute(0, self.decisions.records, self.journal.records, settings, d=D)
 

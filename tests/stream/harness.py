@@ -211,7 +211,7 @@ class Stream:
         """
         results = {}
         settings = learner_settings(self.config)
-        weights = {kind: settings.weight(kind) for kind in ("thumb", "score", "outcome")}
+        weights = {kind: settings.weight(kind) for kind in naive.QUALITY_KINDS}
         for partition in range(PARTITIONS):
             state = naive.parse_state((await self.records(self.names.state, partition))[-1].value or b"")
             decisions = [as_naive(record) for record in await self.records(self.names.decisions, partition)]

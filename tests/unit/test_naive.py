@@ -72,7 +72,9 @@ def classes(result: Result) -> dict[str, int]:
 
 
 def row(result: Result, model: Model = GPT) -> list[float]:
-    return result.rows[(model.name, model.generation)]
+    """The row of a model: the sum over the kinds of feedback."""
+    rows = [r for key, r in result.rows.items() if key[:2] == (model.name, model.generation)]
+    return [math.fsum(column) for column in zip(*rows, strict=True)]
 
 
 # ----------------------------------------------------------------------------------------------- wire formats
@@ -124,10 +126,14 @@ def test_damaged_header_is_refused(at: int) -> None:
 
 def test_state_is_read_as_documented_and_a_flipped_bit_is_refused() -> None:
     shared = [float(i) for i in range(shared_size(2))]
-    rows = {("gpt", 1): [i / 2 for i in range(row_size(2))], ("a", 0): [-1.0] * row_size(2)}
+    usage = [1.0] * 24 + [0.0] * 4 + [2.0] * 2 + [0.0] * 3
+    rows = {("gpt", 1, "score"): [i / 2 for i in range(row_size(2))], ("gpt", 1, "usage"): usage}
     data = state_bytes({"d": 2, "j": 9, "ledger": {}}, shared, rows)
     state = parse_state(data)
-    assert (state.meta["j"], state.meta["keys"]) == (9, [["gpt", 1], ["a", 0]])
+    assert (state.meta["j"], state.meta["keys"]) == (
+        9,
+        [["gpt", 1, "score", True], ["gpt", 1, "usage", False]],
+    )
     assert (state.shared, state.rows) == (shared, rows)
     for at in (0, 4, 20, len(data) // 2, len(data) - 1):
         with pytest.raises(ValueError, match=r"checksum|state record of version 1"):
@@ -148,7 +154,9 @@ def test_differences_finds_each_kind_and_nothing_in_an_equal_record() -> None:
     assert differences(result, parse_state(state_bytes(meta, result.shared, result.rows))) == []
     wrong = {"d": 2, "ledger": {}, "parked": 1, "at": {**at, "X": 5}}
     other = [0.0] * row_size(2)
-    found = differences(result, parse_state(state_bytes(wrong, [1.0] * shared_size(2), {("gpt", 1): other})))
+    found = differences(
+        result, parse_state(state_bytes(wrong, [1.0] * shared_size(2), {("gpt", 1, "thumb"): other}))
+    )
     assert len(found) == 5
 
 
@@ -284,7 +292,7 @@ def test_input_tokens_that_say_nothing_about_an_estimate_are_not_learned_from(
 def test_evidence_goes_to_the_model_that_served() -> None:
     log, journal = decisions(1), known(1)
     journal.feedback("r0", "thumb", value=True, model="sonnet")
-    assert set(outcome(log, journal).rows) == {("sonnet", 7)}
+    assert set(outcome(log, journal).rows) == {("sonnet", 7, "thumb")}
 
 
 def test_rows_are_told_apart_by_the_generation_in_the_header() -> None:
@@ -294,7 +302,10 @@ def test_rows_are_told_apart_by_the_generation_in_the_header() -> None:
     journal.feedback("r0", "thumb", value=True)
     journal.feedback("r1", "thumb", value=False)
     result = outcome(log, journal)
-    assert {key: r[ROW["q_free"]] for key, r in result.rows.items()} == {("gpt", 1): 1.0, ("gpt", 2): 0.0}
+    assert {key: r[ROW["q_free"]] for key, r in result.rows.items()} == {
+        ("gpt", 1, "thumb"): 1.0,
+        ("gpt", 2, "thumb"): 0.0,
+    }
 
 
 def test_every_applied_vote_is_a_bit_of_the_sum() -> None:
@@ -560,7 +571,7 @@ def test_shadow_and_empty_decisions_need_the_model_that_served(fields: dict[str,
     journal.feedback("r0", "thumb", value=True, model="sonnet")
     result = outcome(log, journal)
     assert classes(result) == {"rejected": 1, "applied": 1}
-    assert set(result.rows) == {("sonnet", 7)}
+    assert set(result.rows) == {("sonnet", 7, "thumb")}
 
 
 def test_source_offset_at_or_below_the_last_is_copied_twice() -> None:
@@ -678,7 +689,7 @@ def test_later_decisions_are_counted_and_never_learn() -> None:
     journal.feedback("r1", "thumb", value=True, decision_id="3-1")
     result = outcome(log, journal)
     assert (result.ledger["first"], result.ledger["later"], result.open) == (3, 2, 3)
-    assert set(result.rows) == {("gpt", 1)}
+    assert set(result.rows) == {("gpt", 1, "thumb")}
     assert (result.fields["D"], result.fields["rD"]) == (5, 3)
     assert [r.offset for r in first_decisions(log.records)] == [0, 1, 4]
     check_exactly_once(3, log.records)
@@ -707,7 +718,7 @@ def test_request_id_means_the_lowest_open_decision() -> None:
     journal.feedback("same", "thumb", value=True)
     result = outcome(log, journal)
     assert classes(result) == {"applied": 2}
-    assert set(result.rows) == {("gpt", 1), ("sonnet", 7)}
+    assert set(result.rows) == {("gpt", 1, "thumb"), ("sonnet", 7, "thumb")}
 
 
 def test_decided_never_goes_back() -> None:
@@ -797,7 +808,7 @@ def test_changed_shrinks_every_generation_of_the_named_models_but_not_residuals_
     whole = outcome(log, journal)
     journal.changed(0, "gpt", 1, {"gpt": 0.25})
     result = outcome(log, journal)
-    for key in (("gpt", 1), ("gpt", 2)):
+    for key in (("gpt", 1, "thumb"), ("gpt", 2, "thumb")):
         expected = [v * 0.25 for v in whole.rows[key]]
         expected[ROW["res_n"] : ROW["tok_n"]] = [1.0, 1.0]
         assert result.rows[key] == expected
@@ -845,7 +856,7 @@ def test_evidence_halves_in_a_half_life() -> None:
     journal.decided(1)
     then = outcome(log, journal, HALF_LIFE)
     factor = math.exp(-math.log(2.0))
-    assert then.rows[("gpt", 1)] == [v * factor for v in now.rows[("gpt", 1)]]
+    assert row(then) == [v * factor for v in row(now)]
     assert then.shared == [v * factor for v in now.shared]
     assert (then.fields["decay"], then.fields["clock"]) == (-math.log(2.0), 5064)
     assert (now.fields["decay"], now.fields["clock"]) == (0.0, 5000)
