@@ -15,7 +15,7 @@ from banditroute.errors import (
     InputError,
     StateError,
 )
-from banditroute.events import Decision, Feedback, PriceEdit, Request
+from banditroute.events import Decision, Feedback, PauseEdit, PriceEdit, Request
 from banditroute.router import Router
 
 __all__ = [
@@ -29,6 +29,7 @@ __all__ = [
     "Feedback",
     "InputError",
     "Model",
+    "PauseEdit",
     "PriceEdit",
     "Request",
     "Router",

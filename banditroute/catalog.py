@@ -84,7 +84,7 @@ class Catalog:
         return name in self.names
 
     def eligible(self, request: Request, input_tokens: float) -> list[bool]:
-        """Tell which models may serve a request, before any cost or latency limit.
+        """Tell which models may serve a request, before any cost or latency limit; one that is paused counts as any.
 
         Parameters
         ----------
@@ -100,8 +100,7 @@ class Catalog:
         """
         tokens = input_tokens + (request.max_output_tokens or 0)
         return [
-            not model.paused
-            and (model.context_window is None or tokens <= model.context_window)
+            (model.context_window is None or tokens <= model.context_window)
             and (not request.needs or set(request.needs) <= set(model.capabilities))
             and (not request.allow or _named(model, request.allow))
             and not (request.deny and _named(model, request.deny))
@@ -111,7 +110,7 @@ class Catalog:
     @property
     def unrestricted(self) -> bool:
         """Whether a request without needs, allow or deny may go to any model, whatever its length."""
-        return all(not model.paused and model.context_window is None for model in self.models)
+        return all(model.context_window is None for model in self.models)
 
 
 def _named(model: Model, names: tuple[str, ...]) -> bool:

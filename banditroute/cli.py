@@ -15,7 +15,7 @@ from banditroute.catalog import MAX_USD_PER_MTOK
 from banditroute.cli_features import features_app
 from banditroute.config import Config, Logging, load
 from banditroute.errors import BanditrouteError, ConfigError
-from banditroute.events import PriceEdit
+from banditroute.events import PauseEdit, PriceEdit
 
 app = typer.Typer(
     name="banditroute",
@@ -34,6 +34,7 @@ app.add_typer(features_app, name="features")
 ConfigPath = Annotated[
     Path, typer.Option("-c", "--config", help="The configuration file.", show_default=False)
 ]
+CatalogModel = Annotated[str, typer.Argument(help="A model of the catalog.")]
 Json = Annotated[bool, typer.Option("--json", help="Print one JSON object and nothing else.")]
 
 
@@ -106,7 +107,7 @@ def topics_create(config: ConfigPath, as_json: Json = False) -> None:
 @control_app.command("price")
 def control_price(
     config: ConfigPath,
-    model: Annotated[str, typer.Argument(help="A model of the catalog.")],
+    model: CatalogModel,
     input_usd_per_mtok: Annotated[
         float, typer.Argument(metavar="INPUT_USD_PER_MTOK", help="US dollars per million tokens of input.")
     ],
@@ -118,17 +119,41 @@ def control_price(
     """Change a model's price in every running engine."""
     from banditroute.runtime import serve  # noqa: PLC0415
 
-    loaded = _load(config, quiet=True)
-    if model not in loaded.catalog:
-        raise ConfigError(
-            f"model '{model}' is not in the catalog of {config}: {', '.join(loaded.catalog.names)}"
-        )
+    loaded = _with_model(config, model)
     prices = {"INPUT_USD_PER_MTOK": input_usd_per_mtok, "OUTPUT_USD_PER_MTOK": output_usd_per_mtok}
     for name, price in prices.items():
         if not 0.0 <= price <= MAX_USD_PER_MTOK:
             raise ConfigError(f"{name}: expected a price from 0 to {MAX_USD_PER_MTOK:.0f}, got {price:g}")
     number = serve.run(serve.control(loaded, PriceEdit(model, input_usd_per_mtok, output_usd_per_mtok)))
     _print({"control": number, "model": model}, as_json)
+
+
+@control_app.command("pause")
+def control_pause(config: ConfigPath, model: CatalogModel, as_json: Json = False) -> None:
+    """Send no more requests to a model; what was learned is kept."""
+    _pause(config, model, True, as_json)
+
+
+@control_app.command("resume")
+def control_resume(config: ConfigPath, model: CatalogModel, as_json: Json = False) -> None:
+    """Send requests to a paused model again."""
+    _pause(config, model, False, as_json)
+
+
+def _pause(config: Path, model: str, paused: bool, as_json: bool) -> None:
+    from banditroute.runtime import serve  # noqa: PLC0415
+
+    number = serve.run(serve.control(_with_model(config, model), PauseEdit(model, paused)))
+    _print({"control": number, "model": model, "paused": paused}, as_json)
+
+
+def _with_model(config: Path, model: str) -> Config:
+    loaded = _load(config, quiet=True)
+    if model not in loaded.catalog:
+        raise ConfigError(
+            f"model '{model}' is not in the catalog of {config}: {', '.join(loaded.catalog.names)}"
+        )
+    return loaded
 
 
 @app.command()

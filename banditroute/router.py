@@ -89,7 +89,7 @@ def overrun(ready: Ready) -> float:
     """Return by how many USD what was learned differs from what the decisions expected to pay."""
     return sum(
         math.copysign(1.0, weight) * (vote.cost_usd - vote.cost_pred)
-        for _, _, vote, weight, _ in ready.learned
+        for _, _, vote, weight, *_ in ready.learned
         if vote.cost_usd == vote.cost_usd and vote.cost_pred == vote.cost_pred  # neither is NaN
     )
 
@@ -211,8 +211,8 @@ class Router:
         fresh = [(InputRecord(first + i, stamp, None, None), request) for i, request in enumerate(valid)]
         batch = no_decisions(first + len(fresh))
         version = f"{self._covered}+{self._updates}"
-        prices = self._partition.learner.fields.prices
-        self._decider.decide_requests(0, fresh, prices, version, self._now_ms, batch)
+        fields = self._partition.learner.fields
+        self._decider.decide_requests(0, fresh, fields, version, self._now_ms, batch)
         self._requests = batch.through
         self._partition.acknowledged(batch.records, batch.known, self._partition.learner.end, stamp)
         for record in self._partition.owed(self._now_ms):
@@ -293,7 +293,7 @@ class Router:
         learner = self._partition.learner
         ready = self._partition.apply(learner.j, int(self._now_ms), value)
         changed = []
-        for key, x, vote, weight, kind in ready.learned:
+        for key, x, vote, weight, kind, _ in ready.learned:
             if weight > 0.0:
                 changed.append(
                     self._judge.vote(

@@ -379,6 +379,7 @@ def normal_fields(fields: Mapping[str, Any]) -> dict[str, Any]:
     normal["hi"] = {str(f): o for f, o in dict(fields.get("hi") or {}).items() if o != -1}
     normal["epochs"] = {name: n for name, n in dict(fields.get("epochs") or {}).items() if n}
     normal["shrink"] = {name: g for name, g in dict(fields.get("shrink") or {}).items() if g}
+    normal["paused"] = dict(fields.get("paused") or {})
     normal["prices"] = {
         name: list(price) if isinstance(price, (list, tuple)) else price
         for name, price in dict(fields.get("prices") or {}).items()
@@ -530,6 +531,7 @@ class Pass:
         self.cursor: int = start.get("cursor", -1)
         self.epochs: dict[str, int] = dict(start.get("epochs") or {})
         self.prices: dict[str, Any] = dict(start.get("prices") or {})
+        self.paused: dict[str, bool] = dict(start.get("paused") or {})
         self.shrink: dict[str, float] = dict(start.get("shrink") or {})
         self.log_decay: float = start.get("decay", 0.0)
         self.clock: int | None = start.get("clock")
@@ -558,6 +560,7 @@ class Pass:
                 "cursor": self.cursor,
                 "epochs": dict(self.epochs),
                 "prices": dict(self.prices),
+                "paused": dict(self.paused),
                 "shrink": dict(self.shrink),
                 "decay": self.log_decay,
                 "clock": self.clock,
@@ -665,6 +668,8 @@ class Pass:
         self.cursor = number
         if edit["edit"] == "price":
             self.prices[edit["model"]] = [edit["input_usd_per_mtok"], edit["output_usd_per_mtok"]]
+        elif edit["edit"] == "pause":
+            self.paused[edit["model"]] = edit["paused"]
         elif edit["edit"] == "changed":
             model, epoch = edit["model"], edit["epoch"]
             if epoch == self.epochs.get(model, 0) + 1:

@@ -164,6 +164,10 @@ class Journal:
         """Control record ``number``."""
         return self.append({"type": "control", "number": number, "edit": dict(edit)})
 
+    def pause(self, number: int, model: str, paused: bool) -> Record:
+        """A pause, or its end."""
+        return self.control(number, {"edit": "pause", "model": model, "paused": paused})
+
     def price(self, number: int, model: str, input_price: float, output_price: float) -> Record:
         """A price edit."""
         edit = {"input_usd_per_mtok": input_price, "output_usd_per_mtok": output_price}

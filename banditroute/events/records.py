@@ -47,6 +47,7 @@ class Decision(Struct, frozen=True, kw_only=True, omit_defaults=True, gc=False):
     propensity: float | None = None
     explored: bool = False
     expected: Expected | None = None
+    segment: str | None = None
     tenant: str | None = None
     mode: Literal["active", "shadow", "frozen"] = "active"
 
@@ -58,6 +59,7 @@ class DecisionKey(Struct, frozen=True, gc=False):
     model: str | None
     tenant: str | None = None
     mode: str = "active"
+    segment: str | None = None
 
 
 class Copied(Struct, frozen=True, tag="feedback", tag_field="type", omit_defaults=True, gc=False):
@@ -89,6 +91,13 @@ class PriceEdit(Struct, frozen=True, tag="price", tag_field="edit", gc=False):
     output_usd_per_mtok: NonNegative
 
 
+class PauseEdit(Struct, frozen=True, tag="pause", tag_field="edit", gc=False):
+    """From here on `model` gets no requests, or gets them again, whatever the configuration says."""
+
+    model: Name
+    paused: bool
+
+
 class Changed(Struct, frozen=True, tag="changed", tag_field="edit", gc=False):
     """The change detector's verdict: scale each model's evidence by its factor in (0, 1]."""
 
@@ -97,7 +106,7 @@ class Changed(Struct, frozen=True, tag="changed", tag_field="edit", gc=False):
     factors: dict[str, Annotated[float, Meta(gt=0.0, le=1.0)]]
 
 
-Edit = PriceEdit | Changed
+Edit = PriceEdit | PauseEdit | Changed
 
 
 class Control(Struct, frozen=True, tag="control", tag_field="type", gc=False):
@@ -175,11 +184,11 @@ def edit_of(edit: Edit) -> Edit | Rejected:
         checked: Edit = msgspec.convert(msgspec.to_builtins(edit), Edit)
     except (msgspec.ValidationError, TypeError) as error:
         return rejected(error)
-    numbers = (
-        (checked.input_usd_per_mtok, checked.output_usd_per_mtok)
-        if isinstance(checked, PriceEdit)
-        else tuple(checked.factors.values())
-    )
+    numbers: tuple[float, ...] = ()
+    if isinstance(checked, PriceEdit):
+        numbers = (checked.input_usd_per_mtok, checked.output_usd_per_mtok)
+    elif isinstance(checked, Changed):
+        numbers = tuple(checked.factors.values())
     return checked if all(map(math.isfinite, numbers)) else Rejected("Expected finite numbers")
 
 

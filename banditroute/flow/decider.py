@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from typing import NamedTuple, Protocol, cast
 
 import numpy as np
@@ -24,6 +24,7 @@ from banditroute.events import (
     decode_request,
     encode,
 )
+from banditroute.flow.fields import Fields
 from banditroute.flow.header import HEADER_NAME, HeaderWriter
 from banditroute.flow.pending import KnownDecision
 from banditroute_features import Encoder, RequestLike
@@ -138,7 +139,7 @@ class Decider:
         partition: int,
         records: Sequence[InputRecord],
         gate: Gate,
-        prices: Mapping[str, tuple[float, float]],
+        fields: Fields,
         version: str,
         now_ms: float,
     ) -> DecidedBatch:
@@ -152,8 +153,8 @@ class Decider:
             In offset order, at least one.
         gate : Gate
             Requests below `gate.r` and repeated request ids emit nothing.
-        prices : mapping of str to (float, float)
-            Prices in force that differ from the catalog's, USD per million tokens.
+        fields : Fields
+            Prices and pauses that differ from the catalog's are read.
         version : str
             The posterior version to log.
         now_ms : float
@@ -182,21 +183,21 @@ class Decider:
         through = records[-1].offset + 1
         decided = DecidedBatch([], [], [], poison, repeats, below, keys, through)
         if fresh:
-            self.decide_requests(partition, fresh, prices, version, now_ms, decided)
+            self.decide_requests(partition, fresh, fields, version, now_ms, decided)
         return decided
 
     def decide_requests(
         self,
         partition: int,
         fresh: Sequence[tuple[InputRecord, Request]],
-        prices: Mapping[str, tuple[float, float]],
+        fields: Fields,
         version: str,
         now_ms: float,
         decided: DecidedBatch,
     ) -> None:
         """Decide valid requests, at least one, and add what follows to `decided`."""
         requests = [request for _, request in fresh]
-        batch, paced = self._columns(requests, prices)
+        batch, paced = self._columns(requests, fields)
         self._pacer.pace(self._policy, batch, paced, now_ms)
         choices = self._policy.decide(batch)
         self._pacer.decided(choices, now_ms)
@@ -222,12 +223,11 @@ class Decider:
                     request.tenant,
                     shadow,
                     header,
+                    decision.segment,
                 )
             )
 
-    def _columns(
-        self, requests: Sequence[Request], prices: Mapping[str, tuple[float, float]]
-    ) -> tuple[DecideBatch, NDArray[np.bool_]]:
+    def _columns(self, requests: Sequence[Request], fields: Fields) -> tuple[DecideBatch, NDArray[np.bool_]]:
         """Return the columns, and which requests leave the cost weight to the pacer."""
         n, k = len(requests), len(self._catalog)
         x = np.empty((n, self._encoder.spec.d), np.float32)
@@ -235,10 +235,11 @@ class Decider:
         self._encoder.encode_batch(cast("Sequence[RequestLike]", requests), x, tokens)
         eligible = np.ones((n, k), np.bool_)
         in_force = self._list_prices
-        if prices:
+        if fields.prices:
             in_force = in_force.copy()
             for index, name in enumerate(self._catalog.names):
-                in_force[index] = prices.get(name, in_force[index])
+                in_force[index] = fields.prices.get(name, in_force[index])
+        paused = np.array([fields.paused.get(model.name, model.paused) for model in self._catalog])
         cost_weight = np.zeros(n)
         paced = np.ones(n, np.bool_)
         estimated = np.zeros(n)
@@ -257,6 +258,7 @@ class Decider:
                 max_cost[i] = request.max_cost_usd
             if request.max_latency_ms is not None:
                 max_latency[i] = request.max_latency_ms
+        eligible[:, paused] = False
         batch = DecideBatch.of(
             x,
             np.fromiter((request_key(request.request_id) for request in requests), np.uint64, n),
@@ -321,6 +323,7 @@ class Decider:
             propensity=float(choices.propensity[i]) if sampled else None,
             explored=bool(choices.explored[i]) if sampled else False,
             expected=expected,
+            segment=request.tags[0] if request.tags else None,
             weights=Weights(float(choices.cost_weight[i]), float(batch.limits[i, 3])),
             reason=reason,
             posterior_version=version,

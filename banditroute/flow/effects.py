@@ -28,6 +28,7 @@ class Learned(NamedTuple):
     vote: Vote
     weight: float
     kind: str
+    segment: str | None
 
 
 class Refused(NamedTuple):

@@ -53,6 +53,7 @@ class Fields(Struct):
     cursor: int = -1
     epochs: dict[str, int] = field(default_factory=dict)
     prices: dict[str, tuple[float, float]] = field(default_factory=dict)
+    paused: dict[str, bool] = field(default_factory=dict)
     shrink: dict[str, float] = field(default_factory=dict)
     decay: float = 0.0
     clock: int | None = None
@@ -68,6 +69,7 @@ class Fields(Struct):
             self.cursor,
             dict(self.epochs),
             dict(self.prices),
+            dict(self.paused),
             dict(self.shrink),
             self.decay,
             self.clock,

@@ -19,6 +19,7 @@ from banditroute.events import (
     Decided,
     Expire,
     Feedback,
+    PauseEdit,
     PriceEdit,
     decode_journal,
 )
@@ -195,6 +196,8 @@ class Learner:
         edit = record.edit
         if isinstance(edit, PriceEdit):
             fields.prices[edit.model] = (edit.input_usd_per_mtok, edit.output_usd_per_mtok)
+        elif isinstance(edit, PauseEdit):
+            fields.paused[edit.model] = edit.paused
         elif edit.epoch == fields.epochs.get(edit.model, 0) + 1:
             fields.epochs[edit.model] = edit.epoch
             for name, factor in sorted(edit.factors.items()):
@@ -317,7 +320,7 @@ class Learner:
             self._count("quality_votes", quality is not None)
             self._count("usage_votes", any(number is not None for number in numbers[1:]))
         if not self.frozen:
-            self._add(header, predicted.key, feedback.kind, vote, weight, weight, 1)
+            self._add(header, predicted.key, feedback.kind, known.segment, vote, weight, weight, 1)
         return "applied" if slot is None else "revised"
 
     def _take_back(self, decision: OpenDecision, kind: str, slot: Slot) -> None:
@@ -327,16 +330,25 @@ class Learner:
         g = fields.decay + fields.shrink.get(slot.key.name, 0.0)
         weight = -(slot.weight * math.exp(g - slot.g))
         shared = -(slot.weight * math.exp(fields.decay - slot.g_shared))
-        self._add(parse_header(decision.known.header), slot.key, kind, slot.vote, weight, shared, -1)
+        known = decision.known
+        self._add(parse_header(known.header), slot.key, kind, known.segment, slot.vote, weight, shared, -1)
 
     def _add(
-        self, header: Header, key: ModelKey, kind: str, vote: Vote, weight: float, shared: float, count: int
+        self,
+        header: Header,
+        key: ModelKey,
+        kind: str,
+        segment: str | None,
+        vote: Vote,
+        weight: float,
+        shared: float,
+        count: int,
     ) -> None:
         if header.spec_id != self.spec_id:
             self.evidence.add_free(key, vote, weight, kind)  # another context: only what needs none
             return
         self.evidence.add(key, header.x, vote, weight, shared, count, kind)
-        self._learned.append(Learned(key, header.x, vote, weight, kind))
+        self._learned.append(Learned(key, header.x, vote, weight, kind, segment))
 
     def _give_up(self, copied: Copied) -> None:
         self._outcome(copied, "elsewhere" if copied.everywhere else "orphan")

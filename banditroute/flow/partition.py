@@ -192,6 +192,7 @@ class Partition:
             key.tenant,
             shadow,
             header,
+            key.segment,
         )
         self.learner.know(known)
         self._decisions_mark = mark_of(offset, value)

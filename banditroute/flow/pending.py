@@ -23,6 +23,7 @@ class KnownDecision(Struct):
     tenant: str | None
     shadow: bool
     header: bytes
+    segment: str | None = None
 
 
 class Slot(Struct):

@@ -25,7 +25,7 @@ from banditroute.flow.learner import Learner
 from banditroute.flow.partitioner import PartitionerWatch
 from banditroute.runtime.feedback_task import FeedbackTask
 from banditroute.runtime.following import Following
-from banditroute.runtime.judging import judge
+from banditroute.runtime.judging import judge, watch_drift
 from banditroute.runtime.kafka import KafkaClient
 from banditroute.runtime.learning import Learning
 from banditroute.runtime.partition_task import PartitionTask, TaskState
@@ -111,13 +111,14 @@ class Engine:
             loops = (
                 self._poll_loop,
                 partial(judge, self),
+                partial(watch_drift, self),
                 self.following.loop,
                 self._tick_loop,
                 self._publish_loop,
                 self._commit_loop,
             )
             for loop in loops:
-                self._spawn(loop())
+                self.spawn(loop())
             await self._until_restored()
         except BaseException:
             await self._end()
@@ -209,7 +210,8 @@ class Engine:
                 return False
         return True
 
-    def _spawn(self, work: Coroutine[Any, Any, None]) -> None:
+    def spawn(self, work: Coroutine[Any, Any, None]) -> None:
+        """Do some work beside the loops; what it raises ends the engine."""
         job = asyncio.ensure_future(self._guard(work))
         self._jobs.add(job)
         job.add_done_callback(self._jobs.discard)
@@ -377,7 +379,7 @@ class Engine:
                 f"'{self.config.requests.partitioner}' puts them: feedback without decision_id is now copied to "
                 "every partition; set requests.partitioner to the one your producers use, or send decision_id"
             )
-            self._spawn(self.alert("partitioner", message, partition))
+            self.spawn(self.alert("partitioner", message, partition))
 
     def _locate(self, request_id: str) -> int | None:
         return next(

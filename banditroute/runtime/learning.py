@@ -18,6 +18,7 @@ from banditroute.flow.learner import Learner
 from banditroute.flow.partition import Partition
 from banditroute.flow.snapshot import State
 from banditroute.router import Router, learner_settings, make_encoder, make_pacer, make_policy, overrun
+from banditroute.runtime.drift import DriftWatch, Shift
 from banditroute.runtime.topics import Spec
 
 
@@ -39,6 +40,7 @@ class Learning:
         self.policy: Policy = make_policy(config, encoder.spec)
         self.derives = 0
         self.looks = 0  # for models that have changed
+        self.drift: DriftWatch | None = None
         self._config = config
         self._live = live
         self._pacer = make_pacer(config)
@@ -87,19 +89,36 @@ class Learning:
         version = f"{self._covered}+{self._updates}"
         learner = partition.learner
         return self._decider.decide_records(
-            partition.number, records, learner, learner.fields.prices, version, now_ms
+            partition.number, records, learner, learner.fields, version, now_ms
         )
 
-    def observe(self, ready: Ready) -> None:
-        """Let the working posterior follow what was learned; a control record asks for a derive at once."""
+    def observe(self, ready: Ready, timestamp: int) -> list[Shift]:
+        """Let the working posterior follow what was learned; a control record asks for a derive at once.
+
+        Returns
+        -------
+        list of Shift
+            What the votes say about drift; `timestamp` is theirs, in milliseconds.
+        """
+        shifts = self._shifts(ready, timestamp) if self.drift is not None else []
         if self._frozen:  # evidence is kept, decisions do not follow it
-            return
-        for key, x, vote, weight, kind in ready.learned:
+            return shifts
+        for key, x, vote, weight, kind, _ in ready.learned:
             self.policy.observe(key, x, vote.quality, weight, kind)
         self._pacer.paid(overrun(ready))
         self._updates += len(ready.learned)
         self._changed = True
         self._at_once = self._at_once or ready.control
+        return shifts
+
+    def _shifts(self, ready: Ready, timestamp: int) -> list[Shift]:
+        assert self.drift is not None
+        shifts = []
+        for key, _, vote, weight, kind, segment in ready.learned:
+            if weight > 0.0 and vote.quality == vote.quality:  # not NaN
+                quality = vote.quality - self.policy.posterior.kind(kind).bias
+                shifts.append(self.drift.observe(key.name, segment, quality, timestamp))
+        return [shift for shift in shifts if shift is not None]
 
     def ownership_changed(self) -> None:
         """Ask for a derive, and judge what comes from here on: other learners are live now."""

@@ -257,7 +257,8 @@ class PartitionTask:
                 )
             ready = await apply(engine.client, engine.config, partition, record)
             if ready.learned or ready.control:
-                engine.learning.observe(ready)
+                for shift in engine.learning.observe(ready, record.timestamp):
+                    engine.spawn(engine.alert("drift", str(shift), self.number))
             if ready.refused:
                 await self._bury_feedback(ready.refused)
             applied += 1

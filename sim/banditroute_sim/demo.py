@@ -132,7 +132,7 @@ def demo_config(world: DemoWorld, bootstrap: str) -> Config:
         models=world.models,
         kafka=Kafka(bootstrap_servers=bootstrap, partitions=4),
         objective=Objective(cost_weight=world.cost_weight),
-        learning=Learning(seed=world.seed),
+        learning=Learning(seed=world.seed, drift_alerts=False),
         logging=Logging(level="warning"),
     )
 

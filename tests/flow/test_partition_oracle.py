@@ -77,7 +77,10 @@ class History:
     def edit(self) -> None:
         rng = self.rng
         number = self.control if rng.random() < 0.8 or not self.control else rng.randrange(self.control)
-        if rng.random() < 0.5:
+        which = rng.random()
+        if which < 0.2:
+            self.journal.pause(number, rng.choice("ab"), rng.random() < 0.5)
+        elif which < 0.5:
             self.journal.price(number, rng.choice("ab"), rng.uniform(0, 2), 1.5)
         else:
             name = rng.choice("abc")

@@ -161,6 +161,48 @@ async def test_prices_set_on_the_control_topic_act_on_the_next_decision(broker: 
         await stream.prove()
 
 
+async def test_a_model_paused_on_the_control_topic_gets_nothing_until_it_is_resumed(broker: Broker) -> None:
+    stream = Stream(broker)
+    async with stream.users():
+        async with stream.running(init=True) as engine:
+            batches = []
+            for number, paused in enumerate((True, False), 1):
+                edit = {"edit": "pause", "model": "small", "paused": paused}
+                await stream.raw(stream.names.control, 0, json.dumps(edit).encode())
+                await stream.until(lambda number=number: engine.ledger()["control"] == number * PARTITIONS)
+                batches.append(await stream.request(60))
+                await stream.until(lambda number=number: engine.stats.decisions == 60 * number)
+        chosen = {decision["request_id"]: decision["model"] for decision in await stream.decisions()}
+        assert {chosen[request_id] for request_id in batches[0]} == {"medium", "large"}
+        assert {chosen[request_id] for request_id in batches[1]} == {"small", "medium", "large"}
+        await stream.prove()
+
+
+async def test_a_model_that_drifts_on_one_tag_is_an_alert_that_names_both(broker: Broker) -> None:
+    stream = Stream(broker)
+    async with stream.users():
+        async with stream.running(init=True) as engine:
+            await stream.until(lambda: engine.learning.drift is not None)
+            for tag, value, rounds in (
+                ("code", 1.0, 3),
+                ("chat", 1.0, 3),
+                ("chat", 0.2, 3),
+                ("code", 1.0, 1),
+            ):
+                for _ in range(rounds):
+                    before = engine.stats.decisions, engine.ledger()["applied"]
+                    ids = await stream.request(100, allow=["small"], tags=[tag])
+                    await stream.until(lambda before=before: engine.stats.decisions == before[0] + 100)
+                    await stream.feedback(ids, value=value)
+                    await stream.until(lambda before=before: engine.ledger()["applied"] == before[1] + 100)
+            await stream.until(lambda: engine.ledger()["applied"] == 1000)
+        drifted = [alert["message"] for alert in await stream.alerts() if alert["kind"] == "drift"]
+        assert drifted
+        assert all(
+            "'small'" in message and "'chat'" in message and " fell by " in message for message in drifted
+        )
+
+
 async def test_a_model_that_changes_is_a_verdict_that_every_partition_applies(broker: Broker) -> None:
     stream = Stream(broker)
     async with stream.users():

@@ -136,6 +136,11 @@ def test_a_price_of_a_model_that_is_not_in_the_catalog_is_refused(run: Any, file
     refused(run("control", "price", "-c", file(MODEL), "large", 1, 2), "model 'large'", "small")
 
 
+@pytest.mark.parametrize("verb", ["pause", "resume"])
+def test_a_pause_of_a_model_that_is_not_in_the_catalog_is_refused(run: Any, file: Any, verb: str) -> None:
+    refused(run("control", verb, "-c", file(MODEL), "large"), "model 'large'", "small")
+
+
 @pytest.mark.parametrize("price", ["nan", "inf", "1e13"])
 def test_a_price_that_no_engine_would_take_is_refused(run: Any, file: Any, price: str) -> None:
     config = file(MODEL + NO_BROKER)

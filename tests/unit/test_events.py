@@ -329,7 +329,9 @@ def never_raises(value: bytes) -> None:
         assert isinstance(request, Request | Rejected)
         assert not isinstance(request, Rejected) or SECRET not in request.reason
         assert isinstance(events.decode_feedback(value, field_map), Feedback | Rejected)
-    assert isinstance(events.decode_edit(value), events.PriceEdit | events.Changed | Rejected)
+    assert isinstance(
+        events.decode_edit(value), events.PriceEdit | events.PauseEdit | events.Changed | Rejected
+    )
 
 
 @given(st.binary(max_size=200))

@@ -18,6 +18,7 @@ from banditroute import (
     Decision,
     Feedback,
     InputError,
+    PauseEdit,
     PriceEdit,
     Request,
     Router,
@@ -264,6 +265,25 @@ def test_a_price_acts_on_the_very_next_decision() -> None:
     assert learner.decide(request(1)).model == "large"
 
 
+def test_a_paused_model_gets_nothing_until_it_is_resumed_and_keeps_what_it_knows() -> None:
+    learner = router()
+    learner.control(PauseEdit("small", True))
+    assert {learner.decide(request(number)).model for number in range(30)} == {"large"}
+    assert learner.learn(thumb(0, model="small")) == "applied"
+    assert learner.posterior.n.tolist() == [1.0, 0.0]
+    learner.control(PauseEdit("small", False))
+    assert {learner.decide(request(number)).model for number in range(30, 90)} == {"small", "large"}
+    learner.control(PauseEdit("small", True))
+    learner.control(PauseEdit("large", True))
+    assert learner.decide(request(99)).reason == "none-eligible: request"
+
+
+def test_a_decision_names_the_first_tag_as_its_segment() -> None:
+    learner = router()
+    assert learner.decide(request(0, tags=("code", "python"))).segment == "code"
+    assert learner.decide(request(1)).segment is None
+
+
 def test_a_frozen_router_exploits_and_keeps_its_posterior() -> None:
     frozen = router(engine={"mode": "frozen"})
     before = frozen.posterior
@@ -391,6 +411,7 @@ def test_the_public_names_are_these() -> None:
         "Feedback",
         "InputError",
         "Model",
+        "PauseEdit",
         "PriceEdit",
         "Request",
         "Router",
