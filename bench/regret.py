@@ -16,15 +16,18 @@ from typing import Any
 import numpy as np
 
 from banditroute_sim.policies import POLICIES
-from banditroute_sim.policies.baselines import LinTs, LinUcb
 from banditroute_sim.policies.peers import VowpalWabbit
-from banditroute_sim.scenarios import SCENARIOS, draw
+from banditroute_sim.policies.regressions import LinTs, LinUcb
+from banditroute_sim.scenarios import draw
 from banditroute_sim.simulation import recovery, run
 from bench.harness import Report, Row, options, progress, progress_done
 
 FIRST_SEED = 1000
 BERNOULLI = ("stationary", "close-models", "warm-prior", "contextual", "flip", "gradual")
-SEEDS = {name: 60 if name in BERNOULLI else 20 for name in SCENARIOS}
+LINEAR = ("linear", "logistic", "abrupt", "walk", "delay", "new-model", "price-change")
+UNKIND = ("delay-sparse", "mnar", "poisoned", "many-models")
+WORLDS = (*BERNOULLI, *LINEAR, *UNKIND)
+SEEDS = {name: 60 if name in BERNOULLI else 20 for name in WORLDS}
 PEERS = ("best-fixed", "linucb", "lints", "ucb1", "beta-ts", "river", "vw")
 PEER_SEEDS = 10
 QUICK_SEEDS = 3
@@ -46,7 +49,7 @@ BARS: Mapping[str, Mapping[str, float]] = {
     "logistic": {"mean": 1.06 * 479.0},
     "abrupt": {"mean": 450.0},
     "walk": {"mean": 1.16 * 1195.0},
-    "delay-sparse": {"mean": 1.06 * 2200.0},
+    "delay": {"mean": 1.06 * 2200.0},
     "new-model": {"mean": 1.06 * 252.0},
     "price-change": {"mean": 1.06 * 295.0},
 }
@@ -70,7 +73,7 @@ def rows_of(name: str, who: str, found: list[tuple[str, str, float, int | None, 
     more: dict[str, Any] = {"se": error, "seeds": len(regret), "median": float(np.median(regret))}
     more["p95"] = float(np.quantile(regret, 0.95))
     more["rounds_per_s"] = round(sum(each[5] for each in found) / sum(each[4] for each in found))
-    bars = BARS[name] if who == "banditroute" else {}
+    bars = BARS.get(name, {}) if who == "banditroute" else {}
     more |= {f"bar_{key}": value for key, value in bars.items() if key != "recovery"}
     if who in SETTINGS:
         more["settings"] = SETTINGS[who]
@@ -90,7 +93,7 @@ def main() -> None:
     parser.add_argument("--no-peers", action="store_true", help="ours alone")
     given = parser.parse_args()
     report = Report("regret", ("banditroute", "numpy", "numba", "river", "vowpalwabbit"))
-    worlds = given.only.split(",") if given.only else list(SCENARIOS)
+    worlds = given.only.split(",") if given.only else list(WORLDS)
     peers = () if given.no_peers else PEERS
     if "vw" in peers:
         try:
