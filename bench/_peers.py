@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import argparse
 import math
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from functools import partial
 from itertools import product
 from typing import Any
@@ -26,13 +26,18 @@ from bench.harness import table
 from bench.regret import WORLDS
 
 EXPLORERS = (
-    "--epsilon 0.02", "--epsilon 0.05", "--squarecb --gamma_scale 10", "--squarecb --gamma_scale 100",
-    "--squarecb --gamma_scale 1000", "--regcb --mellowness 0.01", "--regcbopt --mellowness 0.01",
-    "--softmax --lambda 20", "--cover 4", "--bag 5",
+    "--epsilon 0.02", "--squarecb --gamma_scale 10", "--squarecb --gamma_scale 100", "--squarecb --gamma_scale 1000",
+    "--regcb --mellowness 0.01", "--softmax --lambda 20", "--cover 4", "--bag 5",
 )  # fmt: skip
 RATES = ("-l 0.5", "-l 0.05 --power_t 0")
-FINE_EXPLORERS: tuple[str, ...] = ()
-FINE_RATES: tuple[str, ...] = ()
+FEW = (
+    "stationary",
+    "contextual",
+    "flip",
+    "linear",
+    "price-change",
+    "mnar",
+)  # what a slow library is tuned on first
 
 Setting = tuple[str, Callable[..., Chooser]]
 
@@ -47,15 +52,17 @@ def _grid(policy: Callable[..., Chooser], **values: Iterable[Any]) -> list[Setti
     ]
 
 
-GRIDS: Mapping[str, tuple[int, list[Setting]]] = {
-    "epsilon-greedy": (3, _grid(EpsilonGreedy, epsilon=(0.005, 0.01, 0.02, 0.05, 0.1))),
-    "linucb": (3, _grid(LinUcb, alpha=(0.05, 0.1, 0.2, 0.3, 0.5, 1.0), precision=(0.3, 1.0, 3.0, 10.0))),
-    "lints": (3, _grid(LinTs, noise=(0.05, 0.1, 0.15, 0.2, 0.3, 0.5), precision=(0.3, 1.0, 3.0, 10.0))),
-    "vw": (1, _grid(VowpalWabbit, arguments=[f"{e} {r}" for e, r in product(EXPLORERS, RATES)])),
-    "vw-fine": (
-        2,
-        _grid(VowpalWabbit, arguments=[f"{e} {r}" for e, r in product(FINE_EXPLORERS, FINE_RATES)]),
-    ),
+ALPHAS, NOISES, PRECISIONS = (
+    (0.05, 0.1, 0.2, 0.3, 0.5, 1.0),
+    (0.05, 0.1, 0.15, 0.2, 0.3, 0.5),
+    (0.3, 1.0, 3.0, 10.0),
+)
+GRIDS: Mapping[str, tuple[int, Sequence[str], list[Setting]]] = {
+    "epsilon-greedy": (3, WORLDS, _grid(EpsilonGreedy, epsilon=(0.001, 0.002, 0.005, 0.01, 0.02, 0.05, 0.1))),
+    "linucb": (3, WORLDS, _grid(LinUcb, alpha=ALPHAS, precision=PRECISIONS)),
+    "linucb-fine": (3, WORLDS, _grid(LinUcb, alpha=(0.7, 1.0, 1.5), precision=(0.1, 0.3, 1.0))),
+    "lints": (3, WORLDS, _grid(LinTs, noise=NOISES, precision=PRECISIONS)),
+    "vw": (1, FEW, _grid(VowpalWabbit, arguments=[f"{e} {r}" for e, r in product(EXPLORERS, RATES)])),
 }
 
 
@@ -64,10 +71,10 @@ def main() -> None:
     parser = argparse.ArgumentParser(description="tunes the peers of bench.regret")
     parser.add_argument("names", nargs="*", default=list(GRIDS), help="which peers")
     for name in parser.parse_args().names:
-        seeds, settings = GRIDS[name]
-        regret = np.empty((len(settings), len(WORLDS)))
+        seeds, worlds, settings = GRIDS[name]
+        regret = np.empty((len(settings), len(worlds)))
         for i, (label, make) in enumerate(settings):
-            for j, world in enumerate(WORLDS):
+            for j, world in enumerate(worlds):
                 episodes = [draw(world, seed) for seed in range(seeds)]
                 totals = [run(each, make(each, seed)).total for seed, each in enumerate(episodes)]
                 regret[i, j] = max(1.0, float(np.mean(totals)))
@@ -77,7 +84,7 @@ def main() -> None:
             [settings[i][0], f"{loss[i]:.3f}", *(f"{value:.0f}" for value in regret[i])]
             for i in np.argsort(loss, kind="stable")
         ]
-        print(table([name, "loss", *WORLDS], rows), flush=True)
+        print(table([name, "loss", *worlds], rows), flush=True)
 
 
 if __name__ == "__main__":
