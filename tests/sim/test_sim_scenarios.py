@@ -75,6 +75,20 @@ def test_a_vote_that_never_comes_stays_away_however_late_the_others_are():
     assert (late(both, np.ones(300)).delay == np.where(both.delay == NEVER, NEVER, 8)).all()
 
 
+def test_an_outage_takes_the_best_model_away_for_a_tenth_of_the_time():
+    world = draw("outage", 1)
+    away = ~world.available
+    assert away.any(axis=0).sum() == 1
+    assert np.flatnonzero(away.any(axis=1)).tolist() == list(range(*world.changes))
+
+
+def test_a_judge_errs_in_votes_and_never_in_what_is_true():
+    world = draw("judge-noise", 1)
+    error = world.quality - world.mean
+    assert error.std() == pytest.approx(0.6, abs=0.02)
+    assert np.abs(error.mean(axis=0)).max() > 0.02
+
+
 class Listener(Opaque):
     """Chooses models in turn and writes down what it hears."""
 

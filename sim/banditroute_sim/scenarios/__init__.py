@@ -39,6 +39,10 @@ SCENARIOS: Final = {
     "mnar": Scenario(linear.mnar, 10_000),
     "poisoned": Scenario(linear.poisoned, 10_000),
     "many-models": Scenario(bernoulli.many_models, 10_000),
+    "task-shift": Scenario(bernoulli.task_shift, 10_000),
+    "degradation": Scenario(linear.degradation, 10_000),
+    "outage": Scenario(linear.outage, 10_000),
+    "judge-noise": Scenario(linear.judge_noise, 10_000),
 }
 
 

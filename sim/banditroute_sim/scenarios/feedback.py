@@ -35,3 +35,9 @@ def opposed(rng: np.random.Generator, episode: Episode, share: float) -> Episode
     voter = rng.integers(0, _VOTERS, len(episode))
     hostile = (voter < round(share * _VOTERS))[:, None]
     return replace(episode, quality=np.where(hostile, 1.0 - episode.quality, episode.quality))
+
+
+def judged(rng: np.random.Generator, episode: Episode, noise: float, bias: ArrayLike) -> Episode:
+    """Let a judge vote in place of users: expected quality plus a bias per model and Gaussian noise."""
+    wrong = np.asarray(bias) + rng.normal(0.0, noise, episode.mean.shape)
+    return replace(episode, quality=episode.mean + wrong)

@@ -9,7 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from banditroute_sim.scenarios.episode import Episode, Floats, episode
-from banditroute_sim.scenarios.feedback import answered, late, opposed
+from banditroute_sim.scenarios.feedback import answered, judged, late, opposed
 
 MODELS, COLUMNS = 8, 32
 _INTERCEPT, _INTERCEPT_SD, _WEIGHT_SD, _NOISE = 0.5, 0.1, 0.25, 0.3
@@ -20,6 +20,8 @@ _DELAY, _ANSWERED = 2000.0, 0.05
 _SPARSE, _MEDIAN_DELAY, _DELAY_SPREAD = 0.1, 200.0, 1.5
 _ANSWERED_BAD, _ANSWERED_GOOD = 0.4, 0.1
 _POISONED = 0.1
+_WORSE, _OUTAGE = 0.3, 0.1
+_JUDGE_NOISE, _JUDGE_BIAS = 0.6, 0.03
 
 
 def _contexts(rng: np.random.Generator, horizon: int) -> NDArray[np.float32]:
@@ -127,3 +129,26 @@ def price_change(rng: np.random.Generator, horizon: int) -> Episode:
     cost = np.tile(prices, (horizon, 1))
     cost[half:, int((theta[:, 0] - prices).argmax())] += _RISE
     return episode("price-change", x, mean, _noisy(rng, mean), cost=cost, changes=(half,))
+
+
+def degradation(rng: np.random.Generator, horizon: int) -> Episode:
+    """Half-way the best model becomes worse without a word."""
+    x = _contexts(rng, horizon)
+    theta, half = _weights(rng), horizon // 2
+    mean = x @ theta.T
+    mean[half:, int(theta[:, 0].argmax())] -= _WORSE
+    return episode("degradation", x, mean, _noisy(rng, mean), changes=(half,))
+
+
+def outage(rng: np.random.Generator, horizon: int) -> Episode:
+    """Half-way the best model is away for a tenth of the time."""
+    world, half = linear(rng, horizon), horizon // 2
+    available = world.available.copy()
+    available[half : half + int(_OUTAGE * horizon), int(world.mean.mean(axis=0).argmax())] = False
+    return replace(world, name="outage", available=available, changes=(half, half + int(_OUTAGE * horizon)))
+
+
+def judge_noise(rng: np.random.Generator, horizon: int) -> Episode:
+    """Votes of a judge that is twice as noisy and likes some models a little better than they are."""
+    world = replace(linear(rng, horizon), name="judge-noise")
+    return judged(rng, world, _JUDGE_NOISE, rng.normal(0.0, _JUDGE_BIAS, MODELS))
