@@ -30,14 +30,23 @@ EXPLORERS = (
     "--regcb --mellowness 0.01", "--softmax --lambda 20", "--cover 4", "--bag 5",
 )  # fmt: skip
 RATES = ("-l 0.5", "-l 0.05 --power_t 0")
-FEW = (
-    "stationary",
-    "contextual",
-    "flip",
-    "linear",
-    "price-change",
-    "mnar",
-)  # what a slow library is tuned on first
+SHIFTED = (
+    "--epsilon 0.02", "--squarecb --gamma_scale 10", "--squarecb --gamma_scale 100", "--softmax --lambda 20", "--bag 5",
+    "--regcb --mellowness 0.01", "--regcbopt --mellowness 0.01",
+)  # fmt: skip
+# What a slow library is tuned on first.
+FEW = ("stationary", "contextual", "flip", "linear", "price-change", "mnar")
+FINE = (
+    "--regcbopt --mellowness 0.01 -l 0.5", "--regcbopt --mellowness 0.01 -l 0.5 --power_t 0",
+    "--regcbopt --mellowness 0.01 -l 2", "--regcbopt --mellowness 0.1 -l 0.5", "--regcbopt --mellowness 0.001 -l 0.5",
+    "--softmax --lambda 20 -l 0.5", "--softmax --lambda 20 -l 2", "--softmax --lambda 40 -l 0.5",
+    "--softmax --lambda 40 -l 2", "--softmax --lambda 80 -l 2", "--squarecb --gamma_scale 100 -l 2",
+)  # fmt: skip
+FINALS = (
+    "--regcbopt --mellowness 0.1 -l 0.5", "--regcbopt --mellowness 0.03 -l 0.5", "--regcbopt --mellowness 0.01 -l 0.5",
+    "--softmax --lambda 20 -l 0.5",
+)  # fmt: skip
+MOST = [world for world in WORLDS if world != "many-models"]
 
 Setting = tuple[str, Callable[..., Chooser]]
 
@@ -52,17 +61,18 @@ def _grid(policy: Callable[..., Chooser], **values: Iterable[Any]) -> list[Setti
     ]
 
 
-ALPHAS, NOISES, PRECISIONS = (
-    (0.05, 0.1, 0.2, 0.3, 0.5, 1.0),
-    (0.05, 0.1, 0.15, 0.2, 0.3, 0.5),
-    (0.3, 1.0, 3.0, 10.0),
-)
+ALPHAS, NOISES = (0.05, 0.1, 0.2, 0.3, 0.5, 1.0), (0.05, 0.1, 0.15, 0.2, 0.3, 0.5)
+PRECISIONS = (0.3, 1.0, 3.0, 10.0)
+BROAD = [f"{explorer} {rate}" for explorer, rate in product(EXPLORERS, RATES)]
 GRIDS: Mapping[str, tuple[int, Sequence[str], list[Setting]]] = {
     "epsilon-greedy": (3, WORLDS, _grid(EpsilonGreedy, epsilon=(0.001, 0.002, 0.005, 0.01, 0.02, 0.05, 0.1))),
     "linucb": (3, WORLDS, _grid(LinUcb, alpha=ALPHAS, precision=PRECISIONS)),
     "linucb-fine": (3, WORLDS, _grid(LinUcb, alpha=(0.7, 1.0, 1.5), precision=(0.1, 0.3, 1.0))),
     "lints": (3, WORLDS, _grid(LinTs, noise=NOISES, precision=PRECISIONS)),
-    "vw": (1, FEW, _grid(VowpalWabbit, arguments=[f"{e} {r}" for e, r in product(EXPLORERS, RATES)])),
+    "vw": (1, FEW, _grid(VowpalWabbit, arguments=BROAD, shift=(0.0,))),
+    "vw-shift": (1, FEW, _grid(VowpalWabbit, arguments=[f"{e} -l 0.5" for e in SHIFTED], shift=(1.0,))),
+    "vw-fine": (1, FEW, _grid(VowpalWabbit, arguments=FINE, shift=(1.0,))),
+    "vw-finals": (1, MOST, _grid(VowpalWabbit, arguments=FINALS, shift=(1.0,))),
 }
 
 

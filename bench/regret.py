@@ -45,7 +45,7 @@ SETTINGS = {
     "ucb1": "nothing to set",
     "beta-ts": "prior Beta(1, 1)",
     "river": "ThompsonSampling on Beta(1, 1)",
-    "vw": f"--cb_explore_adf {VowpalWabbit.ARGUMENTS} -q xa",
+    "vw": f"--cb_explore_adf {VowpalWabbit.ARGUMENTS} -q xa, cost {VowpalWabbit.SHIFT:g} + price - quality",
 }
 # What the product promises: a bound on the mean, and for some worlds on other numbers.
 BARS: Mapping[str, Mapping[str, float]] = {

@@ -106,10 +106,11 @@ class _Means(Memory):
 class EpsilonGreedy(_Means):
     """The best mean, or, with a probability of epsilon, a model by lot.
 
-    A model without votes counts as 1.
+    A model without votes counts as 1. Of epsilon = 0.001, 0.002, 0.005, 0.01, 0.02, 0.05, 0.1 the default has the least
+    mean log regret over the worlds of `bench.regret`, three seeds below 1000 each.
     """
 
-    EPSILON = 0.05
+    EPSILON = 0.001
 
     def __init__(self, episode: Episode, seed: int, epsilon: float = EPSILON) -> None:
         super().__init__(episode, seed)

@@ -41,9 +41,14 @@ class _Linear(Memory):
 
 
 class LinUcb(_Linear, Greedy):
-    """Li, Chu, Langford and Schapire, A contextual-bandit approach to personalized news (2010), disjoint."""
+    """Li, Chu, Langford and Schapire, A contextual-bandit approach to personalized news (2010), disjoint.
 
-    ALPHA, PRECISION = 0.5, 1.0
+    Of alpha = 0.05, 0.1, 0.2, 0.3, 0.5, 1 with precision = 0.3, 1, 3, 10, and, around the best of these, alpha =
+    0.7, 1, 1.5 with precision = 0.1, 0.3, 1, the defaults have the least mean log regret over the worlds of
+    `bench.regret`, three seeds below 1000 each.
+    """
+
+    ALPHA, PRECISION = 1.0, 0.3
 
     def __init__(
         self, episode: Episode, seed: int, alpha: float = ALPHA, precision: float = PRECISION
@@ -58,7 +63,11 @@ class LinUcb(_Linear, Greedy):
 
 
 class LinTs(_Linear):
-    """Agrawal and Goyal, Thompson sampling for contextual bandits with linear payoffs (2013)."""
+    """Agrawal and Goyal, Thompson sampling for contextual bandits with linear payoffs (2013).
+
+    Of noise = 0.05, 0.1, 0.15, 0.2, 0.3, 0.5 and precision = 0.3, 1, 3, 10 the defaults have the least mean log regret
+    over the worlds of `bench.regret`, three seeds below 1000 each.
+    """
 
     NOISE, PRECISION = 0.3, 1.0
 
