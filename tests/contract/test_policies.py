@@ -72,6 +72,16 @@ def test_evidence_of_votes_and_contexts_whose_products_overflow_holds_no_nan():
     assert not any(np.isnan(row).any() for row in evidence.rows.values())
 
 
+@pytest.mark.xfail(strict=True, reason="of scores that are equal and certain each counts as the largest")
+def test_propensities_of_models_that_tie_for_certain_sum_to_one():
+    world, zero = small_world(0), np.zeros(4, np.float32)
+    policy = Banditroute(world, 0)
+    for t in range(20):  # without even an intercept the mean context is 0, and no noise is left
+        policy.choose(t, zero, np.zeros(4), everyone())
+        policy.learn(t, zero, t % 4, 0.5)
+    assert policy.probabilities(20, zero, np.zeros(4), everyone()).sum() == pytest.approx(1.0)
+
+
 # -- policies that are broken in one way each -----------------------------------------------------
 
 
