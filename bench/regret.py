@@ -138,7 +138,9 @@ def main() -> None:
     parser.add_argument("--seeds", type=int, help="seeds of ours in every world")
     parser.add_argument("--no-peers", action="store_true", help="ours alone")
     parser.add_argument("--workers", type=int, default=2, help="processes")
-    parser.add_argument("--keep", type=Path, help="a file of finished episodes to go on from, of the same product")
+    parser.add_argument(
+        "--keep", type=Path, help="a file of finished episodes to go on from, of the same product"
+    )
     given = parser.parse_args()
     report = Report("regret", ("banditroute", "numpy", "numba", "river", "vowpalwabbit"))
     worlds = given.only.split(",") if given.only else list(WORLDS)
