@@ -9,7 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from banditroute_sim.policies.base import Chooser
-from banditroute_sim.scenarios.episode import Episode
+from banditroute_sim.scenarios.episode import NEVER, Episode
 
 _WINDOW, _SHARE = 100, 0.8  # recovered: this share of best picks over this many rounds, in expectation
 
@@ -47,8 +47,9 @@ def run(episode: Episode, policy: Chooser) -> Run:
             model = int(chosen[asked])
             policy.learn(asked, x[asked], model, float(episode.quality[asked, model]))
         chosen[t] = policy.choose(t, x[t], episode.cost[t], episode.available[t])
-        if delay[t] >= 0:
-            heapq.heappush(waiting, (t + 1 + int(delay[t]), t))
+        rest = int(delay[t, chosen[t]])
+        if rest != NEVER:
+            heapq.heappush(waiting, (t + 1 + rest, t))
     utility = episode.utility
     regret = utility.max(axis=1) - utility[np.arange(rounds), chosen]
     return Run(chosen, regret)

@@ -8,8 +8,6 @@ from banditroute_sim.policies.base import Chooser, PolicyFactory
 from banditroute_sim.policies.baselines import (
     BetaThompson,
     EpsilonGreedy,
-    LinTs,
-    LinUcb,
     Oracle,
     Ucb1,
     Uniform,
@@ -18,6 +16,7 @@ from banditroute_sim.policies.baselines import (
 )
 from banditroute_sim.policies.ours import Banditroute
 from banditroute_sim.policies.peers import MabWiser, RiverLinUcb, RiverThompson, VowpalWabbit
+from banditroute_sim.policies.regressions import LinTs, LinUcb
 
 __all__ = ["POLICIES", "Banditroute", "Chooser", "PolicyFactory"]
 

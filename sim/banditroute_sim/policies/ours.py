@@ -2,17 +2,22 @@
 
 from __future__ import annotations
 
-import numpy as np
-from numpy.typing import NDArray
+from functools import partial
+from typing import ClassVar
 
+import numpy as np
+
+from banditroute.bandit.batch import DecideBatch
 from banditroute.bandit.evidence import ModelKey
 from banditroute.bandit.pacing import Fixed
 from banditroute.bandit.posterior import ModelPrior, PriorConfig
-from banditroute_sim.policies.base import Floats
+from banditroute_sim.policies.base import Bools, Context, Floats, State
 from banditroute_sim.scenarios.episode import Episode
 from banditroute_sim.session import Session
 
 _MICRO = 1e6  # prices are per million tokens; a request here has one token, and a dollar is a unit of utility
+_SHARED = "shared"
+_ROW = "model "
 
 
 class Banditroute:
@@ -30,21 +35,48 @@ class Banditroute:
         Whether changes are looked for.
     """
 
+    ORDER: ClassVar[float | None] = 1e-9
+
     def __init__(
         self, episode: Episode, seed: int, config: PriorConfig | None = None, *, detect: bool = True
     ) -> None:
         models = [
-            ModelPrior(ModelKey(f"model-{k:03d}"), quality_offset=float(offset))
-            for k, offset in enumerate(episode.declared)
+            ModelPrior(ModelKey(name), quality_offset=float(offset))
+            for name, offset in zip(episode.names, episode.declared, strict=True)
         ]
-        self.session = Session(models, episode.blocks, seed, pacer=Fixed(1.0), config=config, detect=detect)
+        self._begin = partial(
+            Session, models, episode.blocks, seed, pacer=Fixed(1.0), config=config, detect=detect
+        )
+        self.session = self._begin()
         self._prices = np.zeros((len(models), 2))
 
-    def choose(self, t: int, x: NDArray[np.float32], cost: Floats, available: NDArray[np.bool_]) -> int:
+    def choose(self, t: int, x: Context, cost: Floats, available: Bools) -> int:
         """See `Chooser.choose`."""
         self._prices[:, 0] = _MICRO * cost
-        return int(self.session.decide(t, x, self._prices, 1.0, available).info[0, 0])
+        return int(self.session.decide(t, x.copy(), self._prices, 1.0, available).info[0, 0])
 
-    def learn(self, t: int, x: NDArray[np.float32], model: int, quality: float) -> None:  # noqa: ARG002
+    def probabilities(self, t: int, x: Context, cost: Floats, available: Bools) -> Floats:
+        """See `Chooser.probabilities`."""
+        prices = np.column_stack([_MICRO * cost, np.zeros(len(cost))])
+        key = np.array([t], np.uint64)
+        batch = DecideBatch.of(x[None], key, prices, eligible=available, input_tokens=1.0, cost_weight=1.0)
+        return self.session.policy.decide(batch, every=True).propensities[0]
+
+    def learn(self, t: int, x: Context, model: int, quality: float) -> None:  # noqa: ARG002
         """See `Chooser.learn`."""
         self.session.learn(t, model, quality)
+
+    def state(self) -> State:
+        """See `Chooser.state`: the evidence, one row per model that anything is known about."""
+        evidence = self.session.evidence
+        rows = {f"{_ROW}{key.name}": row.copy() for key, row in evidence.rows.items()}
+        return rows | {_SHARED: evidence.shared.copy()}
+
+    def restore(self, state: State) -> None:
+        """See `Chooser.restore`: the posterior is derived anew, and the search for changes starts again."""
+        self.session = self._begin()
+        evidence = self.session.evidence
+        evidence.shared[:] = state[_SHARED]
+        for name in sorted(state.keys() - {_SHARED}):
+            evidence.row(ModelKey(name.removeprefix(_ROW)))[:] = state[name]
+        self.session.policy.derive(evidence)

@@ -32,9 +32,17 @@ SCENARIOS: Final = {
     "logistic": Scenario(linear.logistic, 10_000),
     "abrupt": Scenario(linear.abrupt, 10_000),
     "walk": Scenario(linear.walk, 10_000),
+    "delay": Scenario(linear.delay, 10_000),
     "delay-sparse": Scenario(linear.delay_sparse, 10_000),
     "new-model": Scenario(linear.new_model, 10_000),
     "price-change": Scenario(linear.price_change, 10_000),
+    "mnar": Scenario(linear.mnar, 10_000),
+    "poisoned": Scenario(linear.poisoned, 10_000),
+    "many-models": Scenario(bernoulli.many_models, 10_000),
+    "task-shift": Scenario(bernoulli.task_shift, 10_000),
+    "degradation": Scenario(linear.degradation, 10_000),
+    "outage": Scenario(linear.outage, 10_000),
+    "judge-noise": Scenario(linear.judge_noise, 10_000),
 }
 
 

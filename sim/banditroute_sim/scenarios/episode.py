@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, replace
 
 import numpy as np
 from numpy.typing import NDArray
@@ -31,12 +31,14 @@ class Episode:
         What each model costs, in units of utility (the cost weight is 1).
     available : bool[T, K]
         Which models may serve.
-    delay : int64[T]
-        Rounds until the vote arrives (0: before the next decision), or NEVER.
+    delay : int64[T, K]
+        Rounds until the vote that each model would get arrives (0: before the next decision), or NEVER.
     declared : float64[K]
         Declared quality relative to the mean of the declared; 0 where nothing is declared.
     changes : tuple of int
         Rounds at which something changes.
+    names : tuple of str
+        Names of the models.
     """
 
     name: str
@@ -48,7 +50,8 @@ class Episode:
     available: NDArray[np.bool_]
     delay: NDArray[np.int64]
     declared: Floats
-    changes: tuple[int, ...] = field(default=())
+    changes: tuple[int, ...]
+    names: tuple[str, ...]
 
     @property
     def utility(self) -> Floats:
@@ -56,13 +59,17 @@ class Episode:
         return np.where(self.available, self.mean - self.cost, -np.inf)
 
     def shuffled(self, order: NDArray[np.int64]) -> Episode:
-        """Return the same episode with its models in another order: no policy may win by where the best one stands."""
+        """Return the same episode with its models in another order: no policy may win by where the best one stands.
+
+        Names stay where they are: they do not give away which model was drawn first.
+        """
         return replace(
             self,
             mean=self.mean[:, order],
             quality=self.quality[:, order],
             cost=self.cost[:, order],
             available=np.ascontiguousarray(self.available[:, order]),
+            delay=self.delay[:, order],
             declared=self.declared[order],
         )
 
@@ -94,7 +101,8 @@ def episode(
         quality,
         np.zeros((rounds, models)) if cost is None else cost,
         np.ones((rounds, models), np.bool_) if available is None else available,
-        np.zeros(rounds, np.int64) if delay is None else delay,
+        np.zeros((rounds, models), np.int64) if delay is None else delay,
         np.zeros(models) if declared is None else declared,
         changes,
+        tuple(f"model-{k:03d}" for k in range(models)),
     )

@@ -1,13 +1,15 @@
-"""Seven worlds in which quality is linear in the context: K = 8, d = 32."""
+"""Worlds in which quality, or its logit, is linear in the context: K = 8, d = 32."""
 
 from __future__ import annotations
 
 import math
+from dataclasses import replace
 
 import numpy as np
 from numpy.typing import NDArray
 
-from banditroute_sim.scenarios.episode import NEVER, Episode, Floats, episode
+from banditroute_sim.scenarios.episode import Episode, Floats, episode
+from banditroute_sim.scenarios.feedback import answered, judged, late, opposed
 
 MODELS, COLUMNS = 8, 32
 _INTERCEPT, _INTERCEPT_SD, _WEIGHT_SD, _NOISE = 0.5, 0.1, 0.25, 0.3
@@ -15,6 +17,11 @@ _LOGIT_SD = 1.2
 _FALL, _LEAD, _RISE = 0.15, 0.1, 0.4
 _DEAREST = 0.2
 _DELAY, _ANSWERED = 2000.0, 0.05
+_SPARSE, _MEDIAN_DELAY, _DELAY_SPREAD = 0.1, 200.0, 1.5
+_ANSWERED_BAD, _ANSWERED_GOOD = 0.4, 0.1
+_POISONED = 0.1
+_WORSE, _OUTAGE = 0.3, 0.1
+_JUDGE_NOISE, _JUDGE_BIAS = 0.6, 0.03
 
 
 def _contexts(rng: np.random.Generator, horizon: int) -> NDArray[np.float32]:
@@ -78,13 +85,27 @@ def walk(rng: np.random.Generator, horizon: int) -> Episode:
     return episode("walk", x, mean, _noisy(rng, mean))
 
 
-def delay_sparse(rng: np.random.Generator, horizon: int) -> Episode:
+def delay(rng: np.random.Generator, horizon: int) -> Episode:
     """One decision in twenty is answered, after two thousand rounds on average."""
-    x = _contexts(rng, horizon)
-    mean = x @ _weights(rng).T
-    delay = rng.exponential(_DELAY, horizon).astype(np.int64)
-    delay[rng.random(horizon) >= _ANSWERED] = NEVER
-    return episode("delay-sparse", x, mean, _noisy(rng, mean), delay=delay)
+    world = late(replace(linear(rng, horizon), name="delay"), rng.exponential(_DELAY, horizon))
+    return answered(rng, world, _ANSWERED)
+
+
+def delay_sparse(rng: np.random.Generator, horizon: int) -> Episode:
+    """One decision in ten is answered, half of them within two hundred rounds, some after thousands."""
+    rounds = _MEDIAN_DELAY * rng.lognormal(0.0, _DELAY_SPREAD, horizon)
+    return answered(rng, late(replace(linear(rng, horizon), name="delay-sparse"), rounds), _SPARSE)
+
+
+def mnar(rng: np.random.Generator, horizon: int) -> Episode:
+    """Thumbs that are missing not at random: who is displeased answers four times as often."""
+    world = replace(logistic(rng, horizon), name="mnar")
+    return answered(rng, world, np.where(world.quality > 0.0, _ANSWERED_GOOD, _ANSWERED_BAD))
+
+
+def poisoned(rng: np.random.Generator, horizon: int) -> Episode:
+    """Thumbs of which one voter in ten always gives the opposite."""
+    return opposed(rng, replace(logistic(rng, horizon), name="poisoned"), _POISONED)
 
 
 def new_model(rng: np.random.Generator, horizon: int) -> Episode:
@@ -108,3 +129,26 @@ def price_change(rng: np.random.Generator, horizon: int) -> Episode:
     cost = np.tile(prices, (horizon, 1))
     cost[half:, int((theta[:, 0] - prices).argmax())] += _RISE
     return episode("price-change", x, mean, _noisy(rng, mean), cost=cost, changes=(half,))
+
+
+def degradation(rng: np.random.Generator, horizon: int) -> Episode:
+    """Half-way the best model becomes worse without a word."""
+    x = _contexts(rng, horizon)
+    theta, half = _weights(rng), horizon // 2
+    mean = x @ theta.T
+    mean[half:, int(theta[:, 0].argmax())] -= _WORSE
+    return episode("degradation", x, mean, _noisy(rng, mean), changes=(half,))
+
+
+def outage(rng: np.random.Generator, horizon: int) -> Episode:
+    """Half-way the best model is away for a tenth of the time."""
+    world, half = linear(rng, horizon), horizon // 2
+    available = world.available.copy()
+    available[half : half + int(_OUTAGE * horizon), int(world.mean.mean(axis=0).argmax())] = False
+    return replace(world, name="outage", available=available, changes=(half, half + int(_OUTAGE * horizon)))
+
+
+def judge_noise(rng: np.random.Generator, horizon: int) -> Episode:
+    """Votes of a judge that is twice as noisy and likes some models a little better than they are."""
+    world = replace(linear(rng, horizon), name="judge-noise")
+    return judged(rng, world, _JUDGE_NOISE, rng.normal(0.0, _JUDGE_BIAS, MODELS))
