@@ -84,13 +84,15 @@ def make_pacer(config: Config) -> Pacer:
     return Fixed(objective.cost_weight)
 
 
-def overrun(ready: Ready) -> float:
-    """Return by how many USD what was learned differs from what the decisions expected to pay."""
-    return sum(
-        math.copysign(1.0, weight) * (vote.cost_usd - vote.cost_pred)
+def settled_costs(ready: Ready) -> tuple[float, float]:
+    """Return what the decisions that were learned from did cost, and what they had expected to cost, in USD."""
+    known = [
+        (math.copysign(1.0, weight), vote)
         for _, _, vote, weight in ready.learned
         if vote.cost_usd == vote.cost_usd and vote.cost_pred == vote.cost_pred  # neither is NaN
-    )
+    ]
+    actual = sum(sign * vote.cost_usd for sign, vote in known)
+    return actual, sum(sign * vote.cost_pred for sign, vote in known)
 
 
 def make_policy(config: Config, spec: FeatureSpec) -> Policy:
@@ -301,7 +303,7 @@ class Router:
                 )
             self._policy.observe(key, x, vote.quality, weight)
         self._updates += len(ready.learned)
-        self._pacer.paid(overrun(ready))
+        self._pacer.paid(*settled_costs(ready))
         for edit in changed:
             if edit is not None:
                 self._control(edit)

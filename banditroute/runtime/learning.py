@@ -17,7 +17,7 @@ from banditroute.flow.judge import Judge
 from banditroute.flow.learner import Learner
 from banditroute.flow.partition import Partition
 from banditroute.flow.snapshot import State
-from banditroute.router import Router, learner_settings, make_encoder, make_pacer, make_policy, overrun
+from banditroute.router import Router, learner_settings, make_encoder, make_pacer, make_policy, settled_costs
 from banditroute.runtime.topics import Spec
 
 
@@ -96,7 +96,7 @@ class Learning:
             return
         for key, x, vote, weight in ready.learned:
             self.policy.observe(key, x, vote.quality, weight)
-        self._pacer.paid(overrun(ready))
+        self._pacer.paid(*settled_costs(ready))
         self._updates += len(ready.learned)
         self._changed = True
         self._at_once = self._at_once or ready.control

@@ -124,7 +124,7 @@ class Session:
         )
         self.policy.observe(model, x, quality)
         if cost_usd == cost_usd:  # not NaN
-            self.pacer.paid(cost_usd - cost)
+            self.pacer.paid(cost_usd, cost)
         if edit is not None:
             self.changes.append((t, edit.model))
             self._epochs[edit.model] = edit.epoch
