@@ -111,11 +111,13 @@ def model_priors(catalog: Catalog) -> list[ModelPrior]:
     """Return what the catalog declares of its models: quality relative to the mean of the declared, latency."""
     declared = [model.prior_quality for model in catalog if model.prior_quality is not None]
     mean = sum(declared) / len(declared) if declared else 0.0
+    keys = {model.name: ModelKey(model.name, model.generation) for model in catalog}
     return [
         ModelPrior(
-            ModelKey(model.name, model.generation),
+            keys[model.name],
             quality_offset=0.0 if model.prior_quality is None else model.prior_quality - mean,
             latency_ms=float("nan") if model.prior_latency_ms is None else model.prior_latency_ms,
+            like=None if model.like is None else keys[model.like],
         )
         for model in catalog
     ]

@@ -12,6 +12,7 @@ from banditroute.bandit import _kernels, _kernels_usage
 from banditroute.bandit import layout as at
 from banditroute.bandit.evidence import Evidence
 from banditroute.bandit.layout import Layout
+from banditroute.bandit.likeness import Pairs
 from banditroute.bandit.prior import ModelPrior, PriorConfig
 
 Floats = NDArray[np.float64]
@@ -37,7 +38,7 @@ def bounded(row: Floats) -> Floats:
 
 
 def derive_latency(
-    rows: Floats, models: Sequence[ModelPrior], config: PriorConfig
+    rows: Floats, models: Sequence[ModelPrior], config: PriorConfig, likes: Pairs
 ) -> tuple[Floats, Floats, float]:
     """Return (intercept[K], slope[K], pool): log latency per model, with one slope on tokens for all models.
 
@@ -63,16 +64,21 @@ def derive_latency(
     if known.any():
         shrunk = (n * mean_l + c * target) / (n + c) - slope * mean_t
         intercept, slopes = np.where(known, shrunk, declared), np.where(known, slope, 0.0)
+    for k, like in likes:
+        if math.isnan(intercept[k]):
+            intercept[k], slopes[k] = intercept[like], slopes[like]
     return intercept, slopes, pool
 
 
-def derive_tokens(evidence: Evidence, rows: Floats, config: PriorConfig) -> tuple[Floats, Floats, Floats]:
+def derive_tokens(
+    evidence: Evidence, rows: Floats, config: PriorConfig, likes: Pairs
+) -> tuple[Floats, Floats, Floats]:
     """Return (beta[d], offset[K], ratio[K]) of the output-token model.
 
     log(1 + tokens) = xᵀbeta + offset: one ridge regression for all models, with a random offset of variance 1 (in units
     of a vote's) for each. The ratio makes the tokens of all votes equal to what the model of today says of them: the
     mean of a lognormal number is e^(level + variance / 2). What was predicted when they were decided would not do: the
-    offset has since made up for the same error.
+    offset has since made up for the same error. A model that is like another is shrunk to that one's offset and ratio.
     """
     layout = evidence.layout
     shared = bounded(evidence.shared)
@@ -89,11 +95,16 @@ def derive_tokens(evidence: Evidence, rows: Floats, config: PriorConfig) -> tupl
     _kernels.ridge(ta, tb, precision, prior, beta)
     common = (tx * beta).sum(axis=1)
     offset = np.where(known, (y - common) / (n + OFFSET_PRECISION), 0.0)
+    for k, like in likes:
+        offset[k] += offset[like] * OFFSET_PRECISION / (n[k] + OFFSET_PRECISION)
     level = common / np.where(known, n, 1.0) + offset + 0.5 * _spreads(rows, known, beta, layout)
     predicted = n * np.maximum(np.expm1(np.minimum(level, MOST_LOG_TOKENS)), 0.0)
     actual = np.maximum(rows[:, at.TOK_SUM], 0.0)
     c = config.token_calibration
-    return beta, offset, np.where(known, (actual + c) / (predicted + c), 1.0)
+    ratio = np.where(known, (actual + c) / (predicted + c), 1.0)
+    for k, like in likes:
+        ratio[k] = (actual[k] + c * ratio[like]) / (predicted[k] + c) if known[k] else ratio[like]
+    return beta, offset, ratio
 
 
 def _spreads(rows: Floats, known: NDArray[np.bool_], beta: Floats, layout: Layout) -> Floats:
