@@ -21,6 +21,7 @@ from __future__ import annotations
 import math
 import os
 from collections.abc import Iterable, Mapping
+from pathlib import Path
 from typing import Any
 
 from banditroute.bandit.evidence import Evidence, ModelKey
@@ -49,6 +50,7 @@ from banditroute.flow.fields import LearnerSettings
 from banditroute.flow.judge import Judge
 from banditroute.flow.partition import Partition, genesis_state
 from banditroute.flow.snapshot import Genesis
+from banditroute.flow.warm_start import WarmStart, decode_warm_start
 from banditroute_features import Encoder, FeatureSpec
 
 
@@ -95,8 +97,26 @@ def settled_costs(ready: Ready) -> tuple[float, float]:
     return actual, sum(sign * vote.cost_pred for sign, vote in known)
 
 
-def make_policy(config: Config, spec: FeatureSpec) -> Policy:
-    """Return the policy of a configuration, before any evidence."""
+def make_warm_start(config: Config, spec: FeatureSpec) -> WarmStart | None:
+    """Return what the file of `learning.prior` knows; raises ConfigError if it is not for this configuration."""
+    path = config.learning.prior
+    if path is None:
+        return None
+    try:
+        data = Path(path).read_bytes()
+    except OSError as error:
+        raise ConfigError(f"learning.prior: cannot read '{path}': {error.strerror}") from error
+    keys = [ModelKey(model.name, model.generation) for model in config.catalog]
+    return decode_warm_start(data, path, spec.spec_id, spec.d, keys)
+
+
+def origin(warm: WarmStart | None) -> str:
+    """Return the end of a posterior version: which file it started from, if any."""
+    return "" if warm is None else f"~{warm.digest}"
+
+
+def make_policy(config: Config, spec: FeatureSpec, warm: WarmStart | None = None) -> Policy:
+    """Return the policy of a configuration, before any evidence of its own."""
     blocks = [(block.start, block.stop) for block in spec.blocks]
     return Policy(
         model_priors(config.catalog),
@@ -104,6 +124,7 @@ def make_policy(config: Config, spec: FeatureSpec) -> Policy:
         seed=config.learning.seed,
         greedy=config.engine.mode == "frozen",
         floor=config.learning.exploration_floor,
+        warm=None if warm is None else warm.evidence,
     )
 
 
@@ -141,7 +162,9 @@ class Router:
         self._config = config
         self._catalog = config.catalog
         encoder = make_encoder(config)
-        self._policy = make_policy(config, encoder.spec)
+        warm = make_warm_start(config, encoder.spec)
+        self._policy = make_policy(config, encoder.spec, warm)
+        self._origin = origin(warm)
         self._pacer = make_pacer(config)
         self._decider = Decider(config, self._catalog, encoder, self._policy, self._pacer)
         settings = learner_settings(config)
@@ -213,7 +236,7 @@ class Router:
         stamp = int(self._now_ms)
         fresh = [(InputRecord(first + i, stamp, None, None), request) for i, request in enumerate(valid)]
         batch = no_decisions(first + len(fresh))
-        version = f"{self._covered}+{self._updates}"
+        version = f"{self._covered}+{self._updates}{self._origin}"
         prices = self._partition.learner.fields.prices
         self._decider.decide_requests(0, fresh, prices, version, self._now_ms, batch)
         self._requests = batch.through

@@ -1,8 +1,8 @@
 """Models declared to be like another: they start where that one stands, not at the pooled mean.
 
 The weights of a model that is like b are those of b plus a difference of 0.7 of the block scales s by which models of
-this catalog differ from each other: θ ~ N(μ_b, σ²V_b + diag((0.7 s)²)). What b's own votes leave open stays open, so the
-start is never surer than b is, and votes of its own take over as they do for any model.
+this catalog differ from each other: θ ~ N(μ_b, σ²V_b + diag((0.7 s)²)). What b's own votes leave open stays open, so
+the start is never surer than b is, and votes of its own take over as they do for any model.
 """
 
 from __future__ import annotations

@@ -17,7 +17,16 @@ from banditroute.flow.judge import Judge
 from banditroute.flow.learner import Learner
 from banditroute.flow.partition import Partition
 from banditroute.flow.snapshot import State
-from banditroute.router import Router, learner_settings, make_encoder, make_pacer, make_policy, settled_costs
+from banditroute.router import (
+    Router,
+    learner_settings,
+    make_encoder,
+    make_pacer,
+    make_policy,
+    make_warm_start,
+    origin,
+    settled_costs,
+)
 from banditroute.runtime.topics import Spec
 
 
@@ -36,7 +45,9 @@ class Learning:
         encoder = make_encoder(config)
         self.catalog: Catalog = config.catalog
         self.spec = Spec(encoder.spec.d, encoder.spec.spec_id, learner_settings(config))
-        self.policy: Policy = make_policy(config, encoder.spec)
+        self.warm = make_warm_start(config, encoder.spec)
+        self.policy: Policy = make_policy(config, encoder.spec, self.warm)
+        self._origin = origin(self.warm)
         self.derives = 0
         self.looks = 0  # for models that have changed
         self._config = config
@@ -84,7 +95,7 @@ class Learning:
 
     def decide(self, partition: Partition, records: Sequence[InputRecord], now_ms: float) -> DecidedBatch:
         """Decide a batch with the posterior of this moment."""
-        version = f"{self._covered}+{self._updates}"
+        version = f"{self._covered}+{self._updates}{self._origin}"
         learner = partition.learner
         return self._decider.decide_records(
             partition.number, records, learner, learner.fields.prices, version, now_ms
