@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
+import difflib
+from collections.abc import Iterable, Iterator, Mapping
 from typing import Annotated
 
 from msgspec import Meta, Struct
@@ -20,7 +21,7 @@ class Model(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     """One model: a name, prices in USD per million tokens, and what is known of it beforehand.
 
     `generation` tells two models of one name apart: raise it when a provider swaps what is behind the
-    name, and learning starts afresh.
+    name, and learning starts afresh. `like` names the model that it starts from, until votes of its own tell.
     """
 
     name: Annotated[str, Meta(min_length=1, max_length=MAX_ID_BYTES)]
@@ -30,6 +31,7 @@ class Model(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     context_window: Annotated[int, Meta(gt=0)] | None = None
     capabilities: tuple[str, ...] = ()
     tags: tuple[str, ...] = ()
+    like: Annotated[str, Meta(min_length=1, max_length=MAX_ID_BYTES)] | None = None
     prior_quality: Annotated[float, Meta(ge=0.0, le=1.0)] | None = None
     prior_latency_ms: Annotated[float, Meta(gt=0.0, le=1e9)] | None = None
     paused: bool = False
@@ -46,7 +48,7 @@ class Catalog:
     Raises
     ------
     ConfigError
-        If there is no model, too many, or two share a name.
+        If there is no model, too many, two share a name, or `like` leads nowhere or in a circle.
 
     Examples
     --------
@@ -73,6 +75,7 @@ class Catalog:
                 )
             if name in self.names[:index]:
                 raise ConfigError(f"two models are named '{name}': names are unique; rename one of them")
+        self._check_likes()
 
     def __len__(self) -> int:
         return len(self.models)
@@ -82,6 +85,25 @@ class Catalog:
 
     def __contains__(self, name: object) -> bool:
         return name in self.names
+
+    def _check_likes(self) -> None:
+        for model in self.models:
+            if model.like is None:
+                continue
+            if model.like not in self.names:
+                near = difflib.get_close_matches(model.like, self.names, n=1, cutoff=0.3)
+                hint = f"did you mean '{near[0]}'?" if near else f"models are: {', '.join(self.names)}"
+                raise ConfigError(
+                    f"model '{model.name}' is like '{model.like}', which is not in the catalog; {hint}"
+                )
+            if model.prior_quality is not None:
+                raise ConfigError(
+                    f"model '{model.name}' has both like and prior_quality: it starts from one of them, keep one"
+                )
+        circle = cycle({model.name: model.like for model in self.models if model.like is not None})
+        if circle:
+            path = " is like ".join(f"'{name}'" for name in circle)
+            raise ConfigError(f"models are like each other in a circle: {path}; take one `like` out")
 
     def eligible(self, request: Request, input_tokens: float) -> list[bool]:
         """Tell which models may serve a request, before any cost or latency limit; one that is paused counts as any.
@@ -115,3 +137,15 @@ class Catalog:
 
 def _named(model: Model, names: tuple[str, ...]) -> bool:
     return model.name in names or any(tag in names for tag in model.tags)
+
+
+def cycle(likes: Mapping[str, str]) -> list[str]:
+    """Return the first circle among "is like" as names, its first one also last; empty if there is none."""
+    for start in likes:
+        path = [start]
+        while path[-1] in likes:
+            following = likes[path[-1]]
+            if following in path:
+                return [*path[path.index(following) :], following]
+            path.append(following)
+    return []

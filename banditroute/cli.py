@@ -14,7 +14,7 @@ import typer
 from banditroute.catalog import MAX_USD_PER_MTOK
 from banditroute.cli_features import features_app
 from banditroute.config import Config, Logging, load
-from banditroute.errors import BanditrouteError, ConfigError
+from banditroute.errors import BanditrouteError, ConfigError, DataSetError
 from banditroute.events import PauseEdit, PriceEdit
 
 app = typer.Typer(
@@ -234,3 +234,46 @@ def traffic(
         print_summary(summary)
     if summary["undecided"]:
         raise typer.Exit(1)
+
+
+@app.command("fit-prior")
+def fit_prior(
+    data: Annotated[Path, typer.Argument(help="A folder with prompts.parquet and outcomes.parquet.")],
+    config: ConfigPath,
+    output: Annotated[Path, typer.Option("-o", "--output", help="Where the prior goes.")],
+    votes: Annotated[
+        float, typer.Option(min=0.01, max=1e6, help="How many votes a model's outcomes count for at most.")
+    ] = 100.0,
+    as_json: Json = False,
+) -> None:
+    """Turn a data set into a file to start from; name it in the configuration: learning.prior = "FILE"."""
+    from banditroute.flow.warm_start import encode_warm_start  # noqa: PLC0415
+    from banditroute.router import make_encoder  # noqa: PLC0415
+    from banditroute_sim import DataSet  # noqa: PLC0415
+    from banditroute_sim.replay import encode  # noqa: PLC0415
+    from banditroute_sim.warm_start import models_of, warm_evidence  # noqa: PLC0415
+
+    loaded = _load(config, quiet=True)
+    encoder = make_encoder(loaded)
+    recorded = models_of(data)
+    known = [model for model in loaded.catalog if model.name in recorded]
+    if not known:
+        raise DataSetError(
+            f"{data} knows no model of the catalog of {config}: it has outcomes of {', '.join(recorded)}"
+        )
+    outcomes = DataSet.load(data, models=[model.name for model in known])
+    generations = {model.name: model.generation for model in known}
+    evidence = warm_evidence(outcomes, encode(outcomes, encoder), votes, generations)
+    try:
+        output.write_bytes(encode_warm_start(evidence, encoder.spec.spec_id, votes))
+    except OSError as error:
+        raise DataSetError(f"cannot write '{output}': {error.strerror}") from error
+    result = {
+        "file": str(output),
+        "prompts": len(outcomes),
+        "votes": min(votes, len(outcomes)),
+        "models": [model.name for model in known],
+        "cold": [model.name for model in loaded.catalog if model.name not in recorded],
+        "spec_id": encoder.spec.spec_id,
+    }
+    _print(result, as_json)

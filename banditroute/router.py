@@ -21,6 +21,7 @@ from __future__ import annotations
 import math
 import os
 from collections.abc import Iterable, Mapping
+from pathlib import Path
 from typing import Any
 
 from banditroute.bandit.evidence import Evidence, ModelKey
@@ -49,6 +50,7 @@ from banditroute.flow.fields import LearnerSettings
 from banditroute.flow.judge import Judge
 from banditroute.flow.partition import Partition, genesis_state
 from banditroute.flow.snapshot import Genesis
+from banditroute.flow.warm_start import WarmStart, decode_warm_start
 from banditroute_features import Encoder, FeatureSpec
 
 
@@ -85,17 +87,37 @@ def make_pacer(config: Config) -> Pacer:
     return Fixed(objective.cost_weight)
 
 
-def overrun(ready: Ready) -> float:
-    """Return by how many USD what was learned differs from what the decisions expected to pay."""
-    return sum(
-        math.copysign(1.0, weight) * (vote.cost_usd - vote.cost_pred)
+def settled_costs(ready: Ready) -> tuple[float, float]:
+    """Return what the decisions that were learned from did cost, and what they had expected to cost, in USD."""
+    known = [
+        (math.copysign(1.0, weight), vote)
         for _, _, vote, weight, *_ in ready.learned
         if vote.cost_usd == vote.cost_usd and vote.cost_pred == vote.cost_pred  # neither is NaN
-    )
+    ]
+    actual = sum(sign * vote.cost_usd for sign, vote in known)
+    return actual, sum(sign * vote.cost_pred for sign, vote in known)
 
 
-def make_policy(config: Config, spec: FeatureSpec) -> Policy:
-    """Return the policy of a configuration, before any evidence."""
+def make_warm_start(config: Config, spec: FeatureSpec) -> WarmStart | None:
+    """Return what the file of `learning.prior` knows; raises ConfigError if it is not for this configuration."""
+    path = config.learning.prior
+    if path is None:
+        return None
+    try:
+        data = Path(path).read_bytes()
+    except OSError as error:
+        raise ConfigError(f"learning.prior: cannot read '{path}': {error.strerror}") from error
+    keys = [ModelKey(model.name, model.generation) for model in config.catalog]
+    return decode_warm_start(data, path, spec.spec_id, spec.d, keys)
+
+
+def origin(warm: WarmStart | None) -> str:
+    """Return the end of a posterior version: which file it started from, if any."""
+    return "" if warm is None else f"~{warm.digest}"
+
+
+def make_policy(config: Config, spec: FeatureSpec, warm: WarmStart | None = None) -> Policy:
+    """Return the policy of a configuration, before any evidence of its own."""
     blocks = [(block.start, block.stop) for block in spec.blocks]
     return Policy(
         model_priors(config.catalog),
@@ -103,6 +125,7 @@ def make_policy(config: Config, spec: FeatureSpec) -> Policy:
         seed=config.learning.seed,
         greedy=config.engine.mode == "frozen",
         floor=config.learning.exploration_floor,
+        warm=None if warm is None else warm.evidence,
     )
 
 
@@ -110,11 +133,13 @@ def model_priors(catalog: Catalog) -> list[ModelPrior]:
     """Return what the catalog declares of its models: quality relative to the mean of the declared, latency."""
     declared = [model.prior_quality for model in catalog if model.prior_quality is not None]
     mean = sum(declared) / len(declared) if declared else 0.0
+    keys = {model.name: ModelKey(model.name, model.generation) for model in catalog}
     return [
         ModelPrior(
-            ModelKey(model.name, model.generation),
+            keys[model.name],
             quality_offset=0.0 if model.prior_quality is None else model.prior_quality - mean,
             latency_ms=float("nan") if model.prior_latency_ms is None else model.prior_latency_ms,
+            like=None if model.like is None else keys[model.like],
         )
         for model in catalog
     ]
@@ -138,7 +163,9 @@ class Router:
         self._config = config
         self._catalog = config.catalog
         encoder = make_encoder(config)
-        self._policy = make_policy(config, encoder.spec)
+        warm = make_warm_start(config, encoder.spec)
+        self._policy = make_policy(config, encoder.spec, warm)
+        self._origin = origin(warm)
         self._pacer = make_pacer(config)
         self._decider = Decider(config, self._catalog, encoder, self._policy, self._pacer)
         settings = learner_settings(config)
@@ -210,7 +237,7 @@ class Router:
         stamp = int(self._now_ms)
         fresh = [(InputRecord(first + i, stamp, None, None), request) for i, request in enumerate(valid)]
         batch = no_decisions(first + len(fresh))
-        version = f"{self._covered}+{self._updates}"
+        version = f"{self._covered}+{self._updates}{self._origin}"
         fields = self._partition.learner.fields
         self._decider.decide_requests(0, fresh, fields, version, self._now_ms, batch)
         self._requests = batch.through
@@ -302,7 +329,7 @@ class Router:
                 )
             self._policy.observe(key, x, vote.quality, weight, kind)
         self._updates += len(ready.learned)
-        self._pacer.paid(overrun(ready))
+        self._pacer.paid(*settled_costs(ready))
         for edit in changed:
             if edit is not None:
                 self._control(edit)

@@ -2,19 +2,30 @@
 
 `SET@a`: mean utility minus that of the best fixed model, times 100, over the whole stream; `SET@a-last` over its last
 third. Utility is quality - cost x a / (mean cost of the dearest model). Contexts are the default features with the task
-as tag. Ours has to learn what an answer costs from its tokens; the peers are told every model's mean cost. `apgr-1500`:
-the average performance gap recovered along the cost curve of a two-model set after 1,500 votes of bandit feedback, on
-the prompts that were not voted on. `bar` is a prototype's figure minus 0.15 points.
+as tag. Ours has to learn what an answer costs from its tokens; the peers are told every model's mean cost. `bar` is a
+prototype's figure minus 0.15 points.
+
+`paretobandit-judge-A-B@a`: feedback is judge A's score, and judge B's scores the utility, over the prompts whose
+answers all three judges scored; the best fixed model is B's. What A = B gains over A != B is
+that judge's own noise.
+
+`apgr-1500`: the average performance gap recovered along the cost curve of a two-model set after 1,500 votes of bandit
+feedback, on the prompts that are not voted on.
 """
 
 from __future__ import annotations
 
 import os
+from collections.abc import Mapping, Sequence
 from concurrent.futures import ProcessPoolExecutor
+from dataclasses import replace
 from functools import cache
 from pathlib import Path
+from typing import Any
 
 import numpy as np
+import pyarrow.parquet as pq
+from numpy.typing import NDArray
 
 from banditroute.bandit.pacing import Fixed
 from banditroute_features import Encoder, FeatureSpec
@@ -25,6 +36,9 @@ from banditroute_sim.scenarios.episode import episode
 from banditroute_sim.simulation import run
 from bench import ROOT
 from bench.harness import Report, Row, options, progress, progress_done
+
+Floats = NDArray[np.float64]
+Rows = NDArray[np.int64]
 
 SETS = ("routellm", "paretobandit", "zeroeval")
 COST = (0.0, 0.1, 0.3)
@@ -38,13 +52,68 @@ PROTOTYPE = {
     "zeroeval": ((-2.6, -0.7), (-1.9, 0.2), (-2.7, -0.85)),
 }
 ALLOWANCE = 0.15
-APGR_VOTES, APGR_BAR = 1500, 0.60
+APGR_VOTES, APGR_BAR, APGR_PASSED = 1500, 0.60, 0.603
+APGR_POOL = 6000  # prompts to vote on
+APGR_STEPS = (250, 250, 250, 250, 250, 250, 500, 500, 1000)  # votes between two looks
 APGR_POINTS = 101
+JUDGES = ("r1", "claude", "gpt_mini")
+JUDGED, JUDGE_COST = "paretobandit", 0.1
 
 
 def folder() -> Path:
     """Return where the data sets are: BANDITROUTE_DATA, or shared/data beside the clone."""
     return Path(os.environ.get("BANDITROUTE_DATA") or ROOT.parent / "shared" / "data")
+
+
+@cache
+def judged() -> tuple[DataSet, Encoded, dict[str, Floats]]:
+    """Return the prompts whose answers all judges scored, and each judge's scores, float64[n, K].
+
+    Tokens are not recorded there: those of the input are estimated, those of the output follow from cost and prices.
+    """
+    listed = loaded(JUDGED)[0]
+    prices = np.array([listed.prices()[name] for name in listed.models])
+    columns = {name: k for k, name in enumerate(listed.models)}
+    found: dict[tuple[str, str], Floats] = {}
+    for line in pq.read_table(folder() / JUDGED / "judges.parquet").to_pylist():
+        table = found.setdefault(
+            (line["prompt"], line["task"]), np.full((len(columns), 1 + len(JUDGES)), np.nan)
+        )
+        numbers = [line[name] for name in ("cost_usd", *JUDGES)]
+        table[columns[line["model"]]] = [np.nan if number is None else number for number in numbers]
+    found = {prompt: table for prompt, table in found.items() if not np.isnan(table).any()}
+    cube = np.array(list(found.values()))
+    cost, n = cube[:, :, 0], len(found)
+    unknown = np.full(cost.shape, np.nan)
+    ids, prompts, tasks = tuple(map(str, range(n))), *zip(*found, strict=True)
+    # fmt: off
+    data = replace(
+        listed, ids=ids, prompts=prompts, tasks=tasks, quality=cube[:, :, 1], cost=cost, input_tokens=unknown,
+        output_tokens=unknown, latency_s=unknown,
+    )
+    # fmt: on
+    encoded = encode(data, Encoder(FeatureSpec()))
+    output = (1e6 * cost - prices[:, 0] * encoded.tokens[:, None]) / prices[:, 1]
+    data = replace(data, output_tokens=np.maximum(output, 1.0))
+    return data, encoded, {name: cube[:, :, 1 + j] for j, name in enumerate(JUDGES)}
+
+
+def judge(case: tuple[str, int]) -> list[tuple[float, float]]:
+    """Learn from one judge; return the points of one pass as every judge scores them, in the order of JUDGES."""
+    teacher, seed = case
+    data, encoded, scores = judged()
+    weight = JUDGE_COST / float(data.cost.mean(axis=0).max())
+    order = np.random.default_rng([seed, 4]).permutation(len(data))
+    pacer = Fixed(weight)
+    chosen = replay(data, encoded, order, seed, pacer=pacer, learn_from=scores[teacher]).chosen
+    return [points(scores[scorer] - weight * data.cost, order, chosen) for scorer in JUDGES]
+
+
+def points(utility: Floats, order: Rows, chosen: Rows) -> tuple[float, float]:
+    """Return the gain over the best fixed model, times 100: whole stream, last third."""
+    best = int(utility.mean(axis=0).argmax())
+    gain = 100.0 * (utility[order, chosen] - utility[order, best])
+    return float(gain.mean()), float(gain[2 * len(gain) // 3 :].mean())
 
 
 @cache
@@ -70,9 +139,7 @@ def one(case: tuple[str, float, str, int]) -> tuple[float, float]:
         quality = data.quality[order]
         world = episode(name, encoded.x[order], quality, quality, cost=told)
         chosen = run(world, POLICIES[who](world, seed)).chosen
-    best = int(utility.mean(axis=0).argmax())
-    gain = utility[order, chosen] - utility[order, best]
-    return 100.0 * float(gain.mean()), 100.0 * float(gain[2 * len(gain) // 3 :].mean())
+    return points(utility, order, chosen)
 
 
 def apgr(seed: int) -> tuple[float, float]:
@@ -80,12 +147,13 @@ def apgr(seed: int) -> tuple[float, float]:
     data, encoded = loaded("routellm")
     mmlu = np.array([i for i, task in enumerate(data.tasks) if task and task.startswith("mmlu")])
     order = np.random.default_rng([seed, 2]).permutation(mmlu if len(mmlu) else len(data))
-    votes, held = order[:6000], order[6000:] if len(order) > 7000 else order[len(order) // 2 :]
+    held = order[APGR_POOL:] if len(order) > APGR_POOL + 1000 else order[len(order) // 2 :]
     votes = order[: len(order) - len(held)]
     weight = 0.1 / float(data.cost.mean(axis=0).max())
     session = make_session(data, encoded, seed, pacer=Fixed(weight))
-    passed, at_bar, done = float("inf"), 0.0, 0
-    for size in (250, 250, 250, 250, 250, 250, 500, 500, 1000):
+    passed, at_bar = float("inf"), 0.0
+    done = 0
+    for size in APGR_STEPS:
         part = votes[done : done + size]
         if len(part) < size:
             break
@@ -93,7 +161,7 @@ def apgr(seed: int) -> tuple[float, float]:
         done += size
         mu = session.policy.derive(session.evidence).mu
         value = apgr_of(data, held, encoded.x[held].astype(float) @ mu.T)
-        passed = min(passed, done) if value > 0.603 else passed
+        passed = min(passed, done) if value > APGR_PASSED else passed
         at_bar = value if done == APGR_VOTES else at_bar
     return at_bar, passed
 
@@ -110,11 +178,20 @@ def apgr_of(data: DataSet, rows: np.ndarray, predicted: np.ndarray) -> float:
     return float(points.mean() / gain[-1])
 
 
+def row(case: str, who: str, values: Sequence[float], unit: str, **more: Any) -> Row:
+    """Return the mean of the shuffles with its standard error."""
+    array = np.array(values)
+    error = float(array.std(ddof=1) / len(array) ** 0.5) if len(array) > 1 else 0.0
+    return Row(case, who, float(array.mean()), unit, None, {"se": error, "shuffles": len(array), **more})
+
+
 def main() -> None:
     """Run all sets."""
     parser = options(__doc__)
     parser.add_argument("--no-peers", action="store_true", help="ours alone")
     parser.add_argument("--shuffles", type=int, help="orders of every set")
+    parser.add_argument("--first-seed", type=int, default=FIRST_SEED, help="seeds below 1000 are for tuning")
+    parser.add_argument("--workers", type=int, default=1, help="processes")
     given = parser.parse_args()
     report = Report("realdata", ("banditroute", "numpy", "numba"))
     sets = [name for name in SETS if (folder() / name).is_dir()]
@@ -123,36 +200,57 @@ def main() -> None:
             report.skip(name, f"no data set at {folder() / name}: set BANDITROUTE_DATA")
     shuffles = given.shuffles or (QUICK_SHUFFLES if given.quick else SHUFFLES)
     peers = () if given.no_peers else PEERS
+    seeds = range(given.first_seed, given.first_seed + shuffles)
     cases = []
     for name in sets:
         for a in COST:
-            cases += [(name, a, "banditroute", FIRST_SEED + s) for s in range(shuffles)]
-            for who in (*peers, "oracle"):
-                cases += [(name, a, who, FIRST_SEED + s) for s in range(min(shuffles, PEER_SHUFFLES))]
-    found: dict[tuple[str, float, str], list[tuple[float, float]]] = {}
-    with ProcessPoolExecutor(2) as pool:
-        for number, (case, points) in enumerate(zip(cases, pool.map(one, cases), strict=True), 1):
-            found.setdefault(case[:3], []).append(points)
+            cases += [(name, a, "banditroute", seed) for seed in seeds]
+            cases += [(name, a, who, seed) for who in (*peers, "oracle") for seed in seeds[:PEER_SHUFFLES]]
+    with ProcessPoolExecutor(given.workers) as pool:
+        found: dict[tuple[str, float, str], list[tuple[float, float]]] = {}
+        for number, (case, result) in enumerate(zip(cases, pool.map(one, cases), strict=True), 1):
+            found.setdefault(case[:3], []).append(result)
             progress(f"{number} of {len(cases)} passes")
+        report.rows += rows_of_sets(found)
+        if JUDGED in sets:
+            progress("judges")
+            for teacher in JUDGES:
+                passes = list(pool.map(judge, [(teacher, seed) for seed in seeds]))
+                report.rows += rows_of_judge(teacher, passes)
         if "routellm" in sets:
-            curves = list(pool.map(apgr, range(FIRST_SEED, FIRST_SEED + shuffles)))
+            progress("the cost curve of two models")
+            report.rows.append(row_of_curves(list(pool.map(apgr, seeds))))
     progress_done()
-    for (name, a, who), points in found.items():
-        for index, suffix in enumerate(("", "-last")):
-            values = np.array([point[index] for point in points])
-            more = {"se": float(values.std(ddof=1) / len(values) ** 0.5), "shuffles": len(values)}
-            if who == "banditroute":
-                more["bar"] = PROTOTYPE[name][COST.index(a)][index] - ALLOWANCE
-            report.rows.append(Row(f"{name}@{a:g}{suffix}", who, float(values.mean()), "points", None, more))
-    if "routellm" in sets:
-        values = np.array([each[0] for each in curves])
-        passed = float(np.median([each[1] for each in curves]))
-        more = {"se": float(values.std(ddof=1) / len(values) ** 0.5), "bar": APGR_BAR}
-        more["votes_to_603"] = passed if np.isfinite(passed) else -1.0
-        report.rows.append(
-            Row(f"apgr-{APGR_VOTES}", "banditroute", float(values.mean()), "share", None, more)
-        )
     report.show(given.json)
+
+
+def rows_of_sets(found: Mapping[tuple[str, float, str], list[tuple[float, float]]]) -> list[Row]:
+    """Sum up the passes of every set, cost and contender."""
+    rows = []
+    for (name, a, who), passes in found.items():
+        for index, suffix in enumerate(("", "-last")):
+            bar = {"bar": PROTOTYPE[name][COST.index(a)][index] - ALLOWANCE} if who == "banditroute" else {}
+            values = [each[index] for each in passes]
+            rows.append(row(f"{name}@{a:g}{suffix}", who, values, "points", **bar))
+    return rows
+
+
+def rows_of_judge(teacher: str, passes: list[list[tuple[float, float]]]) -> list[Row]:
+    """Sum up the passes that learned from one judge, by the judge that scores."""
+    rows = []
+    for j, scorer in enumerate(JUDGES):
+        for index, suffix in enumerate(("", "-last")):
+            case = f"{JUDGED}-judge-{teacher}-{scorer}@{JUDGE_COST:g}{suffix}"
+            rows.append(row(case, "banditroute", [each[j][index] for each in passes], "points"))
+    return rows
+
+
+def row_of_curves(curves: list[tuple[float, float]]) -> Row:
+    """Sum up the cost curves; `votes_to_603` is the median, -1 when half of them do not get there."""
+    passed = float(np.median([each[1] for each in curves]))
+    passed = passed if np.isfinite(passed) else -1.0
+    values = [each[0] for each in curves]
+    return row(f"apgr-{APGR_VOTES}", "banditroute", values, "share", bar=APGR_BAR, votes_to_603=passed)
 
 
 if __name__ == "__main__":

@@ -148,16 +148,29 @@ def config_sum(q2, b, a, mu, m, offset, lam, e0):
 
 
 def tokens(shared, rows, d, config):
-    """(beta, offset, ratio) of the output-token model."""
-    ta, tb = unpack(shared[1 + d :], d), np.array(shared[1 : 1 + d])
-    precision = np.full(d, config.token_precision)
-    precision[0] = config.token_precision_intercept
-    beta0 = np.zeros(d)
-    beta0[0] = math.log1p(config.token_prior)
-    beta = np.linalg.solve(ta + np.diag(precision), tb + precision * beta0)
-    offset = [(r[8] - beta @ np.array(r[24 + 2 * d : 24 + 3 * d])) / (r[7] + 1) for r in rows]
-    c = config.token_calibration
-    return beta, np.array(offset), np.array([(r[10] + c) / (r[11] + c) for r in rows])
+    """(beta, offset, ratio) of the output-token model: beta and all offsets from one linear system."""
+    k = len(rows)
+    prior = np.zeros(d + k)
+    prior[0] = math.log1p(config.token_prior)
+    precision = np.diag([config.token_precision_intercept, *[config.token_precision] * (d - 1), *[1.0] * k])
+    tx = np.array([r[24 + 2 * d : 24 + 3 * d] for r in rows])
+    n, y = np.array([r[7] for r in rows]), np.array([r[8] for r in rows])
+    a = np.block([[unpack(shared[1 + d :], d), tx.T], [tx, np.diag(n)]])
+    right = np.concatenate([shared[1 : 1 + d], y])
+    both = np.linalg.solve(a + precision, right + precision @ prior)
+    beta, offset = both[:d], both[d:]
+    ratio = np.ones(k)
+    for i, r in enumerate(rows):
+        if r[7] == 0.0:
+            continue
+        spread = 0.0
+        if r[0] > 0.0:
+            mean = np.array(r[24 + d : 24 + 2 * d]) / r[0]
+            spread = beta @ (unpack(r[24 + 3 * d :], d) / r[0] - np.outer(mean, mean)) @ beta
+        level = tx[i] @ beta / r[7] + offset[i] + 0.5 * min(spread, 4.0)
+        predicted = r[7] * math.expm1(min(level, 16.0))
+        ratio[i] = (r[10] + config.token_calibration) / (predicted + config.token_calibration)
+    return beta, offset, ratio
 
 
 def input_ratio(rows, config):

@@ -156,8 +156,7 @@ class Choices:
     def log_tokens(self) -> Floats:
         """log(1 + output tokens) before calibration, at most log(1 + max_output_tokens); float64[n, K].
 
-        The calibration ratio compares real tokens with this number. If it compared them with the calibrated one, it
-        would settle at the square root of the truth.
+        The calibration ratio is not in it: it comes from the posterior of the day, not from what was logged.
         """
         return self.candidates[:, :, 2]
 

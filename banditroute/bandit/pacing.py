@@ -25,9 +25,13 @@ COST_WEIGHT, HIGH_COST_WEIGHT, HIGH_SHARE = map(
 )
 WINDOW: Final = 512  # recent requests that a cost weight is solved on
 EVERY: Final = 32  # decisions between two solutions, at least, and a share of the window
-AIM: Final = 0.99  # of the budget
+AIM: Final = (
+    0.98  # of the budget: what a model costs on the requests it is chosen for is a little underestimated
+)
 PATIENCE: Final = 200.0  # requests over which a deviation is made up for
 MOST_OWED: Final = 50.0  # budgets that were not spent and may be spent later; a debt is paid in full
+ANSWERS_PRIOR: Final = 100.0  # budgets behind an answered share of 1
+LEAST_ANSWERED: Final = 0.1
 LEAST_RATE, MOST_RATE = 0.2, 3.0  # bounds of the rate, in budgets
 CONFIDENCE: Final = 1.645  # standard deviations: 95 %, one-sided
 DAY_MS: Final = 86_400_000.0
@@ -57,8 +61,8 @@ class Pacer(Protocol):
     def decided(self, choices: Choices, now_ms: float) -> None:
         """Take note of what was chosen."""
 
-    def paid(self, difference: float) -> None:
-        """Take note that a decision cost this much more than expected, in USD."""
+    def paid(self, actual: float, expected: float) -> None:
+        """Take note of what decisions cost that were expected to cost something else, both in USD."""
 
 
 class Fixed:
@@ -80,7 +84,7 @@ class Fixed:
     def decided(self, choices: Choices, now_ms: float) -> None:
         """See `Pacer`."""
 
-    def paid(self, difference: float) -> None:
+    def paid(self, actual: float, expected: float) -> None:
         """See `Pacer`."""
 
 
@@ -193,6 +197,10 @@ class BudgetPacer:
         self._day_share = 1.0  # of the day that was left when it was first seen
         self._day_spent = self._day_requests = 0.0
         self._owed = 0.0  # budgets so far minus what was spent
+        self._unit = 0.0  # budget of the last request
+        self._expected = self._answered = (
+            0.0  # expected cost of all decisions, and of those that were answered
+        )
         self._window: Window | None = None
         self._out = np.zeros(3)
 
@@ -230,17 +238,36 @@ class BudgetPacer:
         """See `Pacer`."""
         chosen = choices.chosen
         served = np.flatnonzero(chosen >= 0)
-        budget = self.budget(now_ms)
+        budget = self._unit = self.budget(now_ms)
         self.requests += len(chosen)
         self._day_requests += len(chosen)
         self._owed += len(chosen) * AIM * budget
-        self.paid(float(choices.cost[served, chosen[served]].sum()))
+        expected = float(choices.cost[served, chosen[served]].sum())
+        self._expected += expected
+        self._charge(expected)
 
-    def paid(self, difference: float) -> None:
+    def paid(self, actual: float, expected: float) -> None:
         """See `Pacer`."""
-        self.spent += difference
-        self._day_spent += difference
-        self._owed -= difference
+        # Decisions that are not answered miss their expectation as those that are.
+        self._answered += expected
+        self._charge((actual - expected) / self.answered)
+
+    @property
+    def answered(self) -> float:
+        """Which share of what was expected to be spent has been heard of; 1 at first."""
+        prior = ANSWERS_PRIOR * self._unit
+        if not prior > 0.0:
+            return 1.0
+        return min(max((self._answered + prior) / (self._expected + prior), LEAST_ANSWERED), 1.0)
+
+    def _charge(self, amount: float) -> None:
+        self.spent += amount
+        self._day_spent += amount
+        self._owed -= amount
+
+    def settle(self) -> None:
+        """Forget what was spent too much or too little so far."""
+        self._owed = 0.0
 
 
 class FloorPacer:
@@ -274,7 +301,7 @@ class FloorPacer:
     def decided(self, choices: Choices, now_ms: float) -> None:
         """See `Pacer`."""
 
-    def paid(self, difference: float) -> None:
+    def paid(self, actual: float, expected: float) -> None:
         """See `Pacer`."""
 
     def _solve(self, window: Window, posterior: Posterior) -> float:

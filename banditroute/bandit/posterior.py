@@ -14,7 +14,7 @@ from dataclasses import dataclass, fields
 import numpy as np
 from numpy.typing import NDArray
 
-from banditroute.bandit import _kernels
+from banditroute.bandit import _kernels, likeness
 from banditroute.bandit import layout as at
 from banditroute.bandit.evidence import Evidence, ModelKey
 from banditroute.bandit.kinds import PASSES, Kind, KindSums, estimated, pooled, trusted_first
@@ -100,12 +100,12 @@ class Posterior:
         """Return the posterior for another list of models, without looking at evidence.
 
         A model that stays keeps what is known about it. A new one gets what ``derive`` gives to a model without
-        evidence: the pooled mean and the prior covariance.
+        evidence: the pooled mean and the prior covariance, or what follows from the model it is like.
 
         Raises
         ------
         ValueError
-            If a model is listed twice.
+            If a model is listed twice, or like one that is not listed or, in a circle, itself.
         """
         check_models(models)
         old = {model.key: (k, model) for k, model in enumerate(self.models)}
@@ -128,6 +128,15 @@ class Posterior:
             np.fill_diagonal(v[k], fresh)
             qbar[k], ratio[k], input_ratio[k] = float((fresh * self.xbar) @ self.xbar), 1.0, 1.0
             intercept[k] = math.log(max(model.latency_ms, 1e-3)) if model.latency_ms > 0 else math.nan
+        for k, like in likeness.pairs(models):
+            before = found[k]
+            if before is not None and same_prior(before[1], models[k]):
+                continue
+            mu[k], v[k] = mu[like], likeness.start(v[like], self.pool_scale2, self.sigma2)
+            qbar[k] = float((v[k] * self.xbar).sum(axis=1) @ self.xbar)
+            offset[k], ratio[k] = offset[like], ratio[like]
+            if math.isnan(intercept[k]):
+                intercept[k], slope[k] = intercept[like], slope[like]
         pool = self.latency_pool
         if math.isnan(pool) and not np.isnan(intercept).all():
             pool = math.fsum(intercept[~np.isnan(intercept)]) / int((~np.isnan(intercept)).sum())
@@ -193,7 +202,8 @@ def derive(
     Raises
     ------
     ValueError
-        If a model is listed twice or the blocks do not tile the context.
+        If a model is listed twice, is like one that is not listed or, in a circle, like itself, or the blocks do not
+        tile the context.
 
     Examples
     --------
@@ -231,12 +241,14 @@ def derive(
         kinds = estimated(kinds, sums, mu, v, sigma2)
         a, b, n, q2 = pooled(kinds, sums)
         sigma2 = float(_kernels.quality(a, b, n, q2, offset, spans, base**2, constants, s2, m, mu, v))
+    pool_scale2 = np.repeat(s2, spans[:, 1] - spans[:, 0])
+    likes = likeness.pairs(ranked)
+    likeness.apply(likes, a, b, n, pool_scale2, sigma2, mu, v)
     xbar = _mean_context(rows, layout)
     qbar = np.maximum(((v * xbar).sum(axis=2) * xbar).sum(axis=1), 0.0)
-    beta, token_offset, ratio = derive_tokens(evidence, rows, config)
+    beta, token_offset, ratio = derive_tokens(evidence, rows, config, likes)
     input_ratio = derive_input(rows, config)
-    intercept, slope, pool = derive_latency(rows, ranked, config)
-    pool_scale2 = np.repeat(s2, spans[:, 1] - spans[:, 0])
+    intercept, slope, pool = derive_latency(rows, ranked, config, likes)
     # fmt: off
     return Posterior(
         tuple(models), mu[inverse], v[inverse], sigma2, qbar[inverse], n[inverse], xbar, m, pool_scale2, np.sqrt(s2),

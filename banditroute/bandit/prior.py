@@ -57,11 +57,14 @@ class ModelPrior:
         Declared quality minus the pooled mean; 0 when nothing is declared.
     latency_ms : float
         Declared latency in milliseconds; NaN when nothing is declared.
+    like : ModelKey, optional
+        The model whose posterior it starts from instead of the pooled mean; ``quality_offset`` does not count then.
     """
 
     key: ModelKey
     quality_offset: float = 0.0
     latency_ms: float = math.nan
+    like: ModelKey | None = None
 
 
 def same_prior(first: ModelPrior, second: ModelPrior) -> bool:
@@ -69,6 +72,7 @@ def same_prior(first: ModelPrior, second: ModelPrior) -> bool:
     latencies = (first.latency_ms, second.latency_ms)
     return (
         first.key == second.key
+        and first.like == second.like
         and first.quality_offset == second.quality_offset
         and (latencies[0] == latencies[1] or all(math.isnan(value) for value in latencies))
     )

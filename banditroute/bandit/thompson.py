@@ -43,6 +43,8 @@ class Policy:
     floor : float
         Probability of choosing among all models that may serve by lot: a lower bound on every propensity times their
         number.
+    warm : Evidence, optional
+        What is known beforehand: added to the evidence at every derive, never to be changed.
 
     Attributes
     ----------
@@ -52,7 +54,8 @@ class Policy:
     Raises
     ------
     ValueError
-        If a model is listed twice, the blocks are not blocks or the floor is no probability.
+        If a model is listed twice, the blocks are not blocks, the floor is no probability or ``warm`` is for contexts
+        of another length.
 
     Examples
     --------
@@ -75,6 +78,7 @@ class Policy:
         *,
         greedy: bool = False,
         floor: float = 0.0,
+        warm: Evidence | None = None,
     ) -> None:
         if not 0.0 <= floor <= 1.0:
             raise ValueError(f"floor is a probability, got {floor}")
@@ -86,7 +90,9 @@ class Policy:
         self.d = self.blocks[-1][1] if self.blocks else 0
         check_blocks(self.blocks, self.d)
         self.posterior: Posterior
-        self._install(derive(Evidence(self.d), models, self.blocks, self.config))
+        self._warm = warm
+        self.models = tuple(models)
+        self._install(self.derived(Evidence(self.d)))
 
     def _install(self, posterior: Posterior) -> None:
         """Make ``posterior`` the current one and start the working copy afresh."""
@@ -125,7 +131,8 @@ class Policy:
 
     def derived(self, evidence: Evidence) -> Posterior:
         """Return the posterior of other evidence, for the same catalog; nothing changes."""
-        return derive(evidence, self.models, self.blocks, self.config)
+        known = evidence if self._warm is None else Evidence.merge([self._warm, evidence])
+        return derive(known, self.models, self.blocks, self.config)
 
     def surprise(
         self, key: ModelKey, x: NDArray[np.float32], quality: float, kind: str = "score"

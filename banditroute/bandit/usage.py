@@ -8,13 +8,18 @@ from collections.abc import Sequence
 import numpy as np
 from numpy.typing import NDArray
 
-from banditroute.bandit import _kernels
+from banditroute.bandit import _kernels, _kernels_usage
 from banditroute.bandit import layout as at
 from banditroute.bandit.evidence import Evidence
+from banditroute.bandit.layout import Layout
+from banditroute.bandit.likeness import Pairs
 from banditroute.bandit.prior import ModelPrior, PriorConfig
 
 Floats = NDArray[np.float64]
 
+OFFSET_PRECISION = 1.0  # of a model's offset, in units of one vote
+MOST_LOG_TOKENS = 16.0  # predictions end at e**16 = 8.9 million output tokens
+MOST_SPREAD = 4.0  # of log tokens, squared
 LARGEST = 1e100  # evidence beyond this is scaled down as a whole, so that squares of it stay finite
 
 
@@ -33,7 +38,7 @@ def bounded(row: Floats) -> Floats:
 
 
 def derive_latency(
-    rows: Floats, models: Sequence[ModelPrior], config: PriorConfig
+    rows: Floats, models: Sequence[ModelPrior], config: PriorConfig, likes: Pairs
 ) -> tuple[Floats, Floats, float]:
     """Return (intercept[K], slope[K], pool): log latency per model, with one slope on tokens for all models.
 
@@ -59,26 +64,57 @@ def derive_latency(
     if known.any():
         shrunk = (n * mean_l + c * target) / (n + c) - slope * mean_t
         intercept, slopes = np.where(known, shrunk, declared), np.where(known, slope, 0.0)
+    for k, like in likes:
+        if math.isnan(intercept[k]):
+            intercept[k], slopes[k] = intercept[like], slopes[like]
     return intercept, slopes, pool
 
 
-def derive_tokens(evidence: Evidence, rows: Floats, config: PriorConfig) -> tuple[Floats, Floats, Floats]:
-    """Return (beta[d], offset[K], ratio[K]) of the output-token model."""
+def derive_tokens(
+    evidence: Evidence, rows: Floats, config: PriorConfig, likes: Pairs
+) -> tuple[Floats, Floats, Floats]:
+    """Return (beta[d], offset[K], ratio[K]) of the output-token model.
+
+    log(1 + tokens) = xᵀbeta + offset: one ridge regression for all models, with a random offset of variance 1 (in units
+    of a vote's) for each. The ratio makes the tokens of all votes equal to what the model of today says of them: the
+    mean of a lognormal number is e^(level + variance / 2). What was predicted when they were decided would not do: the
+    offset has since made up for the same error. A model that is like another is shrunk to that one's offset and ratio.
+    """
     layout = evidence.layout
     shared = bounded(evidence.shared)
     precision = np.full(layout.d, config.token_precision)
     precision[0] = config.token_precision_intercept
     prior, beta = np.zeros(layout.d), np.empty(layout.d)
     prior[0] = math.log1p(config.token_prior)
-    ta = np.empty((layout.d, layout.d))
+    ta, tb = np.empty((layout.d, layout.d)), shared[layout.shared_tb].copy()
     _kernels.unpack(shared[layout.shared_ta], ta)
-    _kernels.ridge(ta, shared[layout.shared_tb], precision, prior, beta)
-    n = np.maximum(rows[:, at.TOK_N], 0.0)
-    residual = rows[:, at.TOK_Y] - (rows[:, layout.tx] * beta).sum(axis=1)
-    offset = np.where(n > _kernels.TINY, residual / (n + 1.0), 0.0)
+    n, y = np.maximum(rows[:, at.TOK_N], 0.0), rows[:, at.TOK_Y]
+    known = n > _kernels.TINY
+    tx = np.where(known[:, None], rows[:, layout.tx], 0.0)
+    _kernels_usage.take_offsets_out(ta, tb, tx, y, n, OFFSET_PRECISION)
+    _kernels.ridge(ta, tb, precision, prior, beta)
+    common = (tx * beta).sum(axis=1)
+    offset = np.where(known, (y - common) / (n + OFFSET_PRECISION), 0.0)
+    for k, like in likes:
+        offset[k] += offset[like] * OFFSET_PRECISION / (n[k] + OFFSET_PRECISION)
+    level = common / np.where(known, n, 1.0) + offset + 0.5 * _spreads(rows, known, beta, layout)
+    predicted = n * np.maximum(np.expm1(np.minimum(level, MOST_LOG_TOKENS)), 0.0)
+    actual = np.maximum(rows[:, at.TOK_SUM], 0.0)
     c = config.token_calibration
-    actual, predicted = np.maximum(rows[:, at.TOK_SUM], 0.0), np.maximum(rows[:, at.TOK_PRED], 0.0)
-    return beta, offset, (actual + c) / (predicted + c)
+    ratio = np.where(known, (actual + c) / (predicted + c), 1.0)
+    for k, like in likes:
+        ratio[k] = (actual[k] + c * ratio[like]) / (predicted[k] + c) if known[k] else ratio[like]
+    return beta, offset, ratio
+
+
+def _spreads(rows: Floats, known: NDArray[np.bool_], beta: Floats, layout: Layout) -> Floats:
+    """Return the variance of xᵀbeta over the contexts of each model's votes; float64[K]."""
+    found = np.zeros(len(rows))
+    for k, row in enumerate(rows):
+        n = row[at.N]
+        if known[k] and n > _kernels.TINY:
+            found[k] = _kernels_usage.spread(row[layout.a], row[layout.sx] / n, n, beta)
+    return np.minimum(found, MOST_SPREAD)
 
 
 def derive_input(rows: Floats, config: PriorConfig) -> Floats:

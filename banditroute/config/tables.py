@@ -110,6 +110,7 @@ class Learning(_Table, frozen=True, kw_only=True):
     seed: Annotated[int, Meta(ge=0, le=2**63 - 1)] = 0
     exploration_floor: Annotated[float, Meta(ge=0.0, le=1.0)] = 0.0
     half_life: Duration | None = None
+    prior: Annotated[str, Meta(min_length=1)] | None = None
     drift_alerts: bool = True
     thumb_weight: Annotated[float, Meta(gt=0.0, le=100.0)] = 1.0
     score_weight: Annotated[float, Meta(gt=0.0, le=100.0)] = 1.0

@@ -127,6 +127,15 @@ class Engine:
     async def _prepare(self) -> None:
         """Check the topics and read the newest state of every partition."""
         spec = self.learning.spec
+        warm = self.learning.warm
+        if warm is not None:
+            log.info(
+                "prior %s: starts from %s; cold: %s; not in the catalog, ignored: %s",
+                warm.digest,
+                ", ".join(key.name for key in warm.evidence.rows) or "nothing",
+                ", ".join(warm.cold) or "none",
+                ", ".join(warm.ignored) or "none",
+            )
         if self._init:
             now = int(self.now_ms())
             for line in await create_topics(self.client, self.config, spec, now, admin=self._admin):

@@ -17,7 +17,16 @@ from banditroute.flow.judge import Judge
 from banditroute.flow.learner import Learner
 from banditroute.flow.partition import Partition
 from banditroute.flow.snapshot import State
-from banditroute.router import Router, learner_settings, make_encoder, make_pacer, make_policy, overrun
+from banditroute.router import (
+    Router,
+    learner_settings,
+    make_encoder,
+    make_pacer,
+    make_policy,
+    make_warm_start,
+    origin,
+    settled_costs,
+)
 from banditroute.runtime.drift import DriftWatch, Shift
 from banditroute.runtime.topics import Spec
 
@@ -37,7 +46,9 @@ class Learning:
         encoder = make_encoder(config)
         self.catalog: Catalog = config.catalog
         self.spec = Spec(encoder.spec.d, encoder.spec.spec_id, learner_settings(config))
-        self.policy: Policy = make_policy(config, encoder.spec)
+        self.warm = make_warm_start(config, encoder.spec)
+        self.policy: Policy = make_policy(config, encoder.spec, self.warm)
+        self._origin = origin(self.warm)
         self.derives = 0
         self.looks = 0  # for models that have changed
         self.drift: DriftWatch | None = None
@@ -86,7 +97,7 @@ class Learning:
 
     def decide(self, partition: Partition, records: Sequence[InputRecord], now_ms: float) -> DecidedBatch:
         """Decide a batch with the posterior of this moment."""
-        version = f"{self._covered}+{self._updates}"
+        version = f"{self._covered}+{self._updates}{self._origin}"
         learner = partition.learner
         return self._decider.decide_records(
             partition.number, records, learner, learner.fields, version, now_ms
@@ -105,7 +116,7 @@ class Learning:
             return shifts
         for key, x, vote, weight, kind, _ in ready.learned:
             self.policy.observe(key, x, vote.quality, weight, kind)
-        self._pacer.paid(overrun(ready))
+        self._pacer.paid(*settled_costs(ready))
         self._updates += len(ready.learned)
         self._changed = True
         self._at_once = self._at_once or ready.control

@@ -13,7 +13,8 @@ from banditroute.errors import BrokerError, TopicError
 from banditroute.events import Edit, encode
 from banditroute.flow.decider import OutputRecord
 from banditroute.flow.snapshot import MAX_STATE_BYTES
-from banditroute.router import learner_settings, make_encoder
+from banditroute.flow.warm_start import WarmStart
+from banditroute.router import learner_settings, make_encoder, make_warm_start
 from banditroute.runtime.engine import Engine
 from banditroute.runtime.kafka import KafkaClient
 from banditroute.runtime.ports import AppendFailed
@@ -75,6 +76,7 @@ async def create(config: Config, now_ms: int) -> list[str]:
 async def check(config: Config) -> dict[str, Any]:
     """Check everything an engine needs before it starts; raises the error that it would meet."""
     spec = _spec(config)
+    warm = make_warm_start(config, make_encoder(config).spec)
     size = state_bytes(len(config.models), spec.d)
     if size > MAX_STATE_BYTES:
         raise TopicError(
@@ -101,7 +103,14 @@ async def check(config: Config) -> dict[str, Any]:
         "partitions": layout.partitions,
         "feedback_partitions": layout.feedback,
         "mode": config.engine.mode,
+        **_told(warm),
     }
+
+
+def _told(warm: WarmStart | None) -> dict[str, Any]:
+    if warm is None:
+        return {}
+    return {"prior_digest": warm.digest, "prior_cold": warm.cold, "prior_ignored": warm.ignored}
 
 
 async def control(config: Config, edit: Edit) -> int:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import io
 from collections.abc import Callable
-from typing import Final, TypeVar
+from typing import Any, Final, TypeVar
 
 import numpy as np
 
@@ -50,7 +50,7 @@ def everyone() -> Bools:
 
 def ask(rule: str, question: Callable[..., T], t: int, x: Context, cost: Floats, available: Bools) -> T:
     """Ask with arrays that are spoiled afterwards: a policy may neither write to them nor keep them."""
-    given = (x.copy(), cost.copy(), available.copy())
+    given: list[Any] = [x.copy(), cost.copy(), available.copy()]
     answer = question(t, *given)
     for array, before in zip(given, (x, cost, available), strict=True):
         if array.tobytes() != before.tobytes():

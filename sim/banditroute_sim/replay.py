@@ -9,7 +9,7 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from banditroute.bandit.evidence import ModelKey
+from banditroute.bandit.evidence import Evidence, ModelKey
 from banditroute.bandit.pacing import Fixed, Pacer
 from banditroute.bandit.posterior import ModelPrior
 from banditroute.bandit.prior import Block, PriorConfig
@@ -141,13 +141,14 @@ def make_session(
     pacer: Pacer | None = None,
     declared: Sequence[float] | None = None,
     config: PriorConfig | None = None,
+    warm: Evidence | None = None,
 ) -> Session:
-    """Return a session for the models of a data set."""
+    """Return a session for the models of a data set; ``warm`` is what it knows beforehand."""
     offsets = declared if declared is not None else [0.0] * len(data.models)
     models = [
         ModelPrior(ModelKey(name), float(offset)) for name, offset in zip(data.models, offsets, strict=True)
     ]
-    return Session(models, encoded.blocks, seed, pacer=pacer or Fixed(0.0), config=config)
+    return Session(models, encoded.blocks, seed, pacer=pacer or Fixed(0.0), config=config, warm=warm)
 
 
 def stream(

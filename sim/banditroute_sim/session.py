@@ -43,6 +43,8 @@ class Session:
         Whether changes are looked for.
     floor : float
         Exploration floor.
+    warm : Evidence, optional
+        What is known beforehand.
 
     Attributes
     ----------
@@ -60,8 +62,9 @@ class Session:
         config: PriorConfig | None = None,
         detect: bool = True,
         floor: float = 0.0,
+        warm: Evidence | None = None,
     ) -> None:
-        self.policy = Policy(models, blocks, config, seed=seed, floor=floor)
+        self.policy = Policy(models, blocks, config, seed=seed, floor=floor, warm=warm)
         self.evidence = Evidence(self.policy.d)
         self.pacer = pacer or Fixed(0.0)
         self.changes: list[tuple[int, str]] = []
@@ -125,7 +128,7 @@ class Session:
         )
         self.policy.observe(model, x, quality, kind=kind)
         if cost_usd == cost_usd:  # not NaN
-            self.pacer.paid(cost_usd - cost)
+            self.pacer.paid(cost_usd, cost)
         if edit is not None:
             self.changes.append((t, edit.model))
             self._epochs[edit.model] = edit.epoch

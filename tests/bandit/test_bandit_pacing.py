@@ -116,10 +116,38 @@ def test_what_was_spent_too_much_is_made_up_for():
     pacer, policy = BudgetPacer(0.02), taught()
     run(policy, pacer, batches=30)
     before = in_force(policy, pacer)
-    pacer.paid(0.02 * 150)
+    pacer.paid(0.02 * 150, 0.0)
     costs, _ = run(policy, pacer, batches=30)
     assert costs.mean() < 0.02
     assert in_force(policy, pacer) != before
+
+
+def test_what_is_settled_is_forgotten():
+    pacer, policy = BudgetPacer(0.02), taught()
+    run(policy, pacer, batches=30)
+    pacer.paid(0.02 * 150, 0.0)
+    pacer.settle()
+    costs, _ = run(policy, pacer, batches=60)
+    assert costs.mean() == pytest.approx(AIM * 0.02, rel=0.03)
+
+
+@pytest.mark.parametrize("share", [1.0, 0.25])
+def test_unanswered_decisions_are_taken_to_cost_what_the_answered_ones_teach(share):
+    """Everything costs 1.5 times its expectation, and only some decisions are ever heard of."""
+    pacer, policy, rng = BudgetPacer(0.02), taught(), np.random.default_rng(3)
+    costs = []
+    for index in range(300):
+        batch = requests(20, index * 20)
+        pacer.pace(policy, batch, np.ones(20, bool), 0.0)
+        choices = policy.decide(batch)
+        pacer.decided(choices, 0.0)
+        expected = choices.cost[np.arange(20), choices.chosen]
+        heard = rng.random(20) < share
+        pacer.paid(1.5 * expected[heard].sum(), expected[heard].sum())
+        costs += (1.5 * expected).tolist()
+    assert np.mean(costs[3000:]) == pytest.approx(
+        0.02, rel=0.05
+    )  # a third more if the silent ones were trusted
 
 
 def test_a_dearer_price_is_paced_from_the_next_solution_on():
@@ -147,7 +175,7 @@ def test_a_day_with_more_traffic_than_forecast_spends_less_on_each_request():
 def test_a_new_day_has_a_new_budget():
     pacer = BudgetPacer(per_day=100.0, requests_per_day=1_000)
     pacer.budget(0.0)
-    pacer.paid(100.0)
+    pacer.paid(100.0, 0.0)
     assert pacer.budget(0.5 * DAY_MS) == 0.0
     assert pacer.budget(1.0 * DAY_MS) == pytest.approx(0.1)
 

@@ -216,3 +216,28 @@ def test_wrong_blocks_models_and_constants_are_refused():
         derive(evidence, [ModelPrior(ModelKey("a"), math.nan)], [(0, 1), (1, 3)])
     with pytest.raises(ValueError, match="noise_variance"):
         PriorConfig(noise_variance=0.0)
+
+
+def test_a_verbose_model_that_gets_one_kind_of_request_does_not_make_them_look_long():
+    keys, evidence = (ModelKey("terse"), ModelKey("verbose")), Evidence(2)
+    rng = np.random.default_rng(5)
+    for i in range(600):
+        kind = i % 2
+        model = int(rng.random() < (0.9 if kind else 0.1))
+        tokens = float(rng.lognormal(math.log((100.0, 1000.0)[model]), 0.3))
+        evidence.add(
+            keys[model], np.array([1.0, 2 * kind - 1], np.float32), Vote(0.5, output_tokens=tokens), 1.0
+        )
+    posterior = derive(evidence, [ModelPrior(key) for key in keys], [(0, 1), (1, 2)])
+    assert abs(posterior.token_beta[1]) < 0.05
+    assert posterior.token_offset[1] - posterior.token_offset[0] == pytest.approx(math.log(10.0), rel=0.05)
+
+
+def test_expected_tokens_are_right_after_a_few_answers_whatever_was_predicted_before_them():
+    """The calibration may not make up a second time for what the offset has already made up for."""
+    key, evidence, x = ModelKey("a"), Evidence(1), np.ones(1, np.float32)
+    for _ in range(20):
+        evidence.add(key, x, Vote(0.5, output_tokens=3000.0, log_tokens_pred=math.log1p(300.0)), 1.0)
+    posterior = derive(evidence, [ModelPrior(key)], [(0, 1)])
+    level = float(posterior.token_beta[0] + posterior.token_offset[0])
+    assert posterior.token_ratio[0] * math.expm1(level) == pytest.approx(3000.0, rel=0.05)

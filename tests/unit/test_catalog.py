@@ -56,6 +56,33 @@ def test_two_models_of_one_name_are_refused_also_with_other_generations() -> Non
         Catalog([model("a"), model("b"), model("a", generation=1)])
 
 
+@pytest.mark.parametrize(
+    ("likes", "message"),
+    [
+        ({"a": "bb"}, "model 'a' is like 'bb', which is not in the catalog; did you mean 'b'?"),
+        ({"a": "zz"}, "model 'a' is like 'zz', which is not in the catalog; models are: a, b, c"),
+        ({"a": "a"}, "models are like each other in a circle: 'a' is like 'a'; take one `like` out"),
+        (
+            {"a": "b", "b": "c", "c": "b"},
+            "models are like each other in a circle: 'b' is like 'c' is like 'b'; take one `like` out",
+        ),
+    ],
+)
+def test_a_likeness_that_leads_nowhere_or_in_a_circle_is_refused(likes: dict[str, str], message: str) -> None:
+    with pytest.raises(ConfigError) as caught:
+        Catalog([model(name, like=likes.get(name)) for name in "abc"])
+    assert str(caught.value) == message
+
+
+def test_a_model_starts_from_a_declared_quality_or_from_another_model_but_not_from_both() -> None:
+    with pytest.raises(ConfigError, match="has both like and prior_quality"):
+        Catalog([model("a"), model("b", like="a", prior_quality=0.5)])
+
+
+def test_a_model_may_be_like_one_that_is_like_another_in_any_order() -> None:
+    Catalog([model("a", like="b"), model("b", like="c"), model("c")])
+
+
 def test_a_catalog_has_a_largest_size() -> None:
     assert len(Catalog([model(f"m{i}") for i in range(MAX_MODELS)])) == MAX_MODELS
     with pytest.raises(ConfigError, match=f"at most {MAX_MODELS}"):
@@ -118,15 +145,8 @@ def test_the_window_holds_input_and_output() -> None:
     assert "small" not in eligible(tokens=600.0, max_output_tokens=401)
 
 
-def test_a_paused_model_gets_no_requests() -> None:
-    catalog = Catalog([model("a", paused=True), model("b")])
-    assert eligible(catalog=catalog) == ["b"]
-    assert eligible(catalog=catalog, allow=("a",)) == []
-
-
-def test_only_a_catalog_without_windows_and_pauses_is_unrestricted() -> None:
-    assert Catalog([model("a"), model("b", tags=("t",))]).unrestricted
-    assert not Catalog([model("a"), model("b", paused=True)]).unrestricted
+def test_only_a_catalog_without_windows_is_unrestricted() -> None:
+    assert Catalog([model("a"), model("b", tags=("t",), paused=True)]).unrestricted
     assert not CATALOG.unrestricted
 
 

@@ -1000,6 +1000,7 @@ def test_empty_partition_has_nothing() -> None:
         "cursor": -1,
         "epochs": {},
         "prices": {},
+        "paused": {},
         "shrink": {},
         "decay": 0.0,
         "clock": None,

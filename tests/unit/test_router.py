@@ -278,6 +278,14 @@ def test_a_paused_model_gets_nothing_until_it_is_resumed_and_keeps_what_it_knows
     assert learner.decide(request(99)).reason == "none-eligible: request"
 
 
+def test_a_model_paused_in_the_configuration_gets_nothing_until_an_edit_resumes_it() -> None:
+    learner = router(models=[{**MODELS[0], "paused": True}, MODELS[1]])
+    assert {learner.decide(request(number)).model for number in range(30)} == {"large"}
+    assert learner.decide(request(30, allow=("small",))).reason == "none-eligible: request"
+    learner.control(PauseEdit("small", False))
+    assert {learner.decide(request(number)).model for number in range(31, 90)} == {"small", "large"}
+
+
 def test_a_decision_names_the_first_tag_as_its_segment() -> None:
     learner = router()
     assert learner.decide(request(0, tags=("code", "python"))).segment == "code"

@@ -8,7 +8,7 @@ from typing import ClassVar
 import numpy as np
 
 from banditroute.bandit.batch import DecideBatch
-from banditroute.bandit.evidence import ModelKey
+from banditroute.bandit.evidence import ModelKey, RowKey
 from banditroute.bandit.pacing import Fixed
 from banditroute.bandit.posterior import ModelPrior, PriorConfig
 from banditroute_sim.policies.base import Bools, Context, Floats, State
@@ -78,5 +78,5 @@ class Banditroute:
         evidence = self.session.evidence
         evidence.shared[:] = state[_SHARED]
         for name in sorted(state.keys() - {_SHARED}):
-            evidence.row(ModelKey(name.removeprefix(_ROW)))[:] = state[name]
+            evidence.row(RowKey(name.removeprefix(_ROW)))[:] = state[name]
         self.session.policy.derive(evidence)
