@@ -11,11 +11,11 @@ from banditroute.flow.fields import Fields
 from banditroute.flow.snapshot import Genesis, State, decode_state, encode_state
 from banditroute_sim.contract import RULES, ContractError, check_policy
 from banditroute_sim.policies import POLICIES
-from banditroute_sim.policies.base import only
+from banditroute_sim.policies.base import GENERATOR, only
 from banditroute_sim.policies.baselines import BetaThompson, EpsilonGreedy, Ucb1, Uniform
 from banditroute_sim.policies.ours import Banditroute
 from banditroute_sim.policies.regressions import LinTs, LinUcb
-from banditroute_sim.probe import everyone, live, small_world
+from banditroute_sim.probe import chances, choose, everyone, live, small_world
 
 SILENT = ("frequencies", "pure", "order", "bytes", "hostile", "permutation", "available")
 UNTOLD = {"river": SILENT, "river-linucb": SILENT, "mabwiser": SILENT, "vw": ("pure", "order", "bytes")}
@@ -34,9 +34,25 @@ def test_a_listed_policy_keeps_the_contract(who):
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("who", ["banditroute", "epsilon-greedy", "ucb1", "beta-ts", "linucb", "lints"])
+@pytest.mark.parametrize("who", ["banditroute", "ucb1", "beta-ts", "linucb"])
 def test_a_million_equal_votes_do_no_harm(who):
-    check_policy(POLICIES[who], equal_votes=1_000_000, exempt=RULES)
+    world = small_world(0)
+    policy, x = POLICIES[who](world, 0), world.x[0]
+    if isinstance(policy, Banditroute):
+        evidence, inner, vote = policy.session.evidence, policy.session.policy, Vote(quality=1.0)
+        key = inner.models[2].key
+        for _ in range(1_000_000):  # as a session learns, but for the decision before each vote
+            evidence.add(key, x, vote, 1.0)
+            inner.observe(2, x, 1.0)
+            if inner.due:
+                inner.derive(evidence)
+        assert evidence.rows[key][:2].tolist() == [1e6, 1e6]
+    else:
+        for _ in range(1_000_000):
+            policy.learn(0, x, 2, 1.0)
+    assert chances("equal votes", policy, world, 1, everyone()) is not None
+    choose("equal votes", policy, world, 1, everyone())
+    assert not any(np.isnan(array).any() for name, array in policy.state().items() if name != GENERATOR)
 
 
 def test_the_snapshot_of_a_policy_decides_as_it_does():
