@@ -263,31 +263,3 @@ def ridge(a: Any, b: Any, precision: Any, prior: Any, out: Any) -> None:
     _times(v, rest, out)
     for i in range(d):
         out[i] += prior[i]
-
-
-@kernel
-def sherman_morrison(v: Any, mu: Any, x: Any, quality: float, weight: float, vx: Any) -> float:
-    """Fold one vote into (V, mu) in place; return 1 + weight * xᵀVx, or 0 if nothing was done.
-
-    V ← V − w (Vx)(Vx)ᵀ / (1 + w xᵀVx), mu ← mu + w (q − xᵀmu) Vx / (1 + w xᵀVx) (Sherman and Morrison, 1950).
-    Both triangles are written from one value: with two, their difference grows without bound.
-    """
-    d = mu.shape[0]
-    _times(v, x, vx)
-    q = 0.0
-    error = quality
-    for i in range(d):
-        q += x[i] * vx[i]
-        error -= x[i] * mu[i]
-    bottom = 1.0 + weight * max(q, 0.0)
-    if not (bottom > 0.05) or not math.isfinite(bottom) or not math.isfinite(error):
-        return 0.0  # taking back more than is known: left to the next derive
-    c = weight / bottom
-    for i in range(d):
-        mu[i] += c * error * vx[i]
-        line = v[i]
-        ci = c * vx[i]
-        for j in range(i + 1):
-            line[j] -= ci * vx[j]
-            v[j, i] = line[j]
-    return bottom

@@ -43,7 +43,8 @@ class Banditroute:
     def choose(self, t: int, x: NDArray[np.float32], cost: Floats, available: NDArray[np.bool_]) -> int:
         """See `Chooser.choose`."""
         self._prices[:, 0] = _MICRO * cost
-        return int(self.session.decide(t, x, self._prices, 1.0, available).info[0, 0])
+        choices = self.session.decide(t, x, self._prices, 1.0, available, propensity=False)
+        return int(choices.info[0, 0])
 
     def learn(self, t: int, x: NDArray[np.float32], model: int, quality: float) -> None:  # noqa: ARG002
         """See `Chooser.learn`."""
