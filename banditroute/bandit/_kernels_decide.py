@@ -66,6 +66,8 @@ MOST_LOG_TOKENS = 16.0  # predictions end at e**16 = 8.9 million output tokens
 LEAST_LOG_MS, MOST_LOG_MS = -7.0, 21.0  # 0.001 ms to two weeks
 BOUND = 1e30  # utilities beyond this are cut, so that differences of them stay finite
 LEAST_PROPENSITY = 1e-300
+LOG2_E, LOG_2_HIGH, LOG_2_LOW = 1.0 / math.log(2.0), 0.6931471803691238, 1.9082149292705877e-10
+TAYLOR = tuple(1.0 / math.factorial(n) for n in range(13, -1, -1))
 LARGEST = np.float32(np.finfo(np.float32).max)
 CELLS = 64.0  # table cells per unit
 TABLE_LOW, TABLE_HIGH = -8.0, 6.0
@@ -91,18 +93,26 @@ def _horner(c: Any, r: float) -> float:
 
 
 @kernel
-def _quantile(p: float) -> float:
-    """Return the standard normal quantile: algorithm AS 241, PPND16 (Wichura, 1988), relative error about 1e-16."""
-    q = p - 0.5
-    if abs(q) <= 0.425:
-        r = 0.180625 - q * q
-        return q * _horner(CENTRE, r) / _horner(CENTRE_BELOW, r)
-    r = math.sqrt(-math.log(p if q < 0.0 else 1.0 - p))
+def _central(q: float) -> float:
+    """Return the normal quantile of q + ½ for |q| <= 0.425: algorithm AS 241, PPND16 (Wichura, 1988)."""
+    r = 0.180625 - q * q
+    return q * _horner(CENTRE, r) / _horner(CENTRE_BELOW, r)
+
+
+@kernel
+def _outer(p: float) -> float:
+    """Return the normal quantile of p farther than 0.425 from ½, by the same algorithm; relative error about 1e-16."""
+    r = math.sqrt(-math.log(p if p < 0.5 else 1.0 - p))
     if r <= 5.0:
         z = _horner(SIDE, r - 1.6) / _horner(SIDE_BELOW, r - 1.6)
     else:
         z = _horner(FAR, r - 5.0) / _horner(FAR_BELOW, r - 5.0)
-    return -z if q < 0.0 else z
+    return -z if p < 0.5 else z
+
+
+@kernel
+def _quantile(p: float) -> float:
+    return _central(p - 0.5) if abs(p - 0.5) <= 0.425 else _outer(p)
 
 
 @kernel
@@ -112,15 +122,27 @@ def _stream(seed: Any, request_key: Any) -> Any:
 
 
 @kernel
-def _normal(stream: Any, model_key: Any) -> float:
+def _probability(stream: Any, model_key: Any) -> float:
     # 52 bits and a half: the probability is exact, symmetric, and neither 0 nor 1.
-    return _quantile((np.float64(_mix((stream ^ model_key) + GOLDEN) >> S12) + 0.5) * 2.0**-52)
+    return (np.float64(_mix((stream ^ model_key) + GOLDEN) >> S12) + 0.5) * 2.0**-52
+
+
+@kernel
+def _normals(stream: Any, names: Any, p: Any, z: Any) -> None:
+    """Write the normal number of every model; ``p`` is scratch space. The first two loops do several models at once."""
+    for k in range(names.shape[0]):
+        p[k] = _probability(stream, names[k])
+    for k in range(names.shape[0]):
+        z[k] = _central(p[k] - 0.5)
+    for k in range(names.shape[0]):
+        if abs(p[k] - 0.5) > 0.425:
+            z[k] = _outer(p[k])
 
 
 @kernel
 def normal(seed: Any, request_key: Any, model_key: Any) -> float:
     """Return the standard normal number of (seed, request, model): splitmix64 as a hash, then the normal quantile."""
-    return _normal(_stream(seed, request_key), model_key)
+    return _quantile(_probability(_stream(seed, request_key), model_key))
 
 
 @kernel
@@ -333,42 +355,71 @@ def _load(x: Any, clean: Any, wide: Any) -> None:
 
 
 @kernel
+def _exp(x: float) -> float:
+    """Return exp(x) for 0 <= x <= 16 by its Taylor series about the nearest multiple of log 2, error below 3e-16.
+
+    Straight arithmetic, which the compiler does for several models at once.
+    """
+    n = math.floor(x * LOG2_E + 0.5)
+    r = (x - n * LOG_2_HIGH) - n * LOG_2_LOW
+    p = TAYLOR[0]
+    for c in TAYLOR[1:]:
+        p = p * r + c
+    return p * np.float64(np.int64(1) << np.int64(n))
+
+
+@kernel
 def _predict(
-    k: int,
-    q: float,
-    weight: float,
     means: Any,
+    q: Any,
+    weight: float,
     limits: Any,
-    log_most: float,
     prices: Any,
     state: Any,
     tail: Any,
     cand: Any,
-) -> float:
-    """Write one candidate's quality, sd, log tokens, cost and log latency; return its utility at a cost weight.
+    utility: Any,
+    tokens: Any,
+) -> None:
+    """Write every candidate's quality, sd, log tokens, cost and log latency, and its utility at a cost weight.
 
-    ``tail`` holds the columns of the state; ``log_most`` is log(1 + the largest number of tokens).
+    ``tail`` holds the columns of the state. Comparisons are written so that NaN takes the bound.
+    ``tokens`` is scratch space.
     """
-    models = cand.shape[0] // 5
-    most = max(limits[1], 0.0)
-    quality = min(max(means[k], -BOUND), BOUND)
-    log_tokens = min(max(means[models] + tail[TOKEN_OFFSET * models + k], 0.0), MOST_LOG_TOKENS, log_most)
-    tokens = min(tail[TOKEN_RATIO * models + k] * (math.exp(log_tokens) - 1.0), most)
-    given = prices[2 * k] * limits[0]
-    if limits[ESTIMATED] != 0.0:
-        given *= tail[INPUT_RATIO * models + k]
-    cost = 1e-6 * (given + prices[2 * k + 1] * tokens)
-    log_ms = tail[LATENCY * models + k] + tail[LATENCY_SLOPE * models + k] * log_tokens
-    if not math.isnan(log_ms):
-        log_ms = min(max(log_ms, LEAST_LOG_MS), MOST_LOG_MS)
-    cand[5 * k], cand[5 * k + 1] = quality, state[3] * math.sqrt(1.0 + q)
-    cand[5 * k + 2], cand[5 * k + 3], cand[5 * k + 4] = log_tokens, cost, log_ms
-    utility = quality - weight * cost
+    models = utility.shape[0]
+    offset, ratio = tail[TOKEN_OFFSET * models :], tail[TOKEN_RATIO * models :]
+    latency, slope = tail[LATENCY * models :], tail[LATENCY_SLOPE * models :]
+    inputs = tail[INPUT_RATIO * models :]
+    most = limits[1] if limits[1] > 0.0 else 0.0
+    log_most = min(MOST_LOG_TOKENS, math.log1p(most))
+    common, sigma, estimated = means[models], state[3], limits[ESTIMATED] != 0.0
+    for k in range(models):
+        log_tokens = common + offset[k]
+        log_tokens = log_tokens if log_tokens > 0.0 else 0.0
+        utility[k] = log_tokens if log_tokens < log_most else log_most
+    for k in range(models):
+        tokens[k] = ratio[k] * (_exp(utility[k]) - 1.0)
+    for k in range(models):
+        log_tokens = utility[k]
+        given = prices[2 * k] * limits[0]
+        given = given * inputs[k] if estimated else given
+        cost = 1e-6 * (given + prices[2 * k + 1] * (tokens[k] if tokens[k] < most else most))
+        log_ms = latency[k] + slope[k] * log_tokens  # NaN is unknown and stays so
+        log_ms = LEAST_LOG_MS if log_ms < LEAST_LOG_MS else log_ms
+        log_ms = MOST_LOG_MS if log_ms > MOST_LOG_MS else log_ms
+        quality = means[k] if means[k] > -BOUND else -BOUND
+        quality = quality if quality < BOUND else BOUND
+        cand[5 * k], cand[5 * k + 1] = quality, sigma * math.sqrt(1.0 + q[k])
+        cand[5 * k + 2], cand[5 * k + 3], cand[5 * k + 4] = log_tokens, cost, log_ms
+        utility[k] = quality - weight * cost
     if limits[3] != 0.0:
-        stand_in = state[4] if math.isnan(log_ms) else log_ms
-        if not math.isnan(stand_in):
-            utility -= limits[3] * 1e-3 * math.exp(stand_in)
-    return -BOUND if math.isnan(utility) else min(max(utility, -BOUND), BOUND)
+        for k in range(models):
+            stand_in = state[4] if math.isnan(cand[5 * k + 4]) else cand[5 * k + 4]
+            if not math.isnan(stand_in):
+                utility[k] -= limits[3] * 1e-3 * math.exp(stand_in)
+    for k in range(models):
+        bounded = utility[k] if utility[k] > -BOUND else -BOUND
+        utility[k] = bounded if bounded < BOUND else BOUND
 
 
 @kernel
@@ -499,15 +550,18 @@ def _decide(
     used = limits[LOW]
     if limits[HIGH_SHARE] > 0.0 and uniform(seed, key, SALT_END) < limits[HIGH_SHARE]:
         used = limits[HIGH]
-    stream = _stream(seed, key)
-    log_most = math.log1p(max(limits[1], 0.0))
     for k in range(models):
-        qk = max(0.0, q[k])  # NaN is no uncertainty
-        utility[k] = _predict(k, qk, used, means, limits, log_most, prices, state, tail, cand)
-        center[k] = utility[k] if greedy else utility[k] + min(BONUS * sigma * qk, BOUND)
-        score[k] = center[k]
-        if not greedy and spread[k] > 0.0:
-            score[k] += spread[k] * _normal(stream, names[k])
+        q[k] = q[k] if q[k] > 0.0 else 0.0  # NaN is no uncertainty
+    _predict(means, q, used, limits, prices, state, tail, cand, utility, scratch[2 * models : 3 * models])
+    bonus = 0.0 if greedy else BONUS * sigma
+    for k in range(models):
+        extra = bonus * q[k]
+        score[k] = center[k] = utility[k] + (extra if extra < BOUND else BOUND)
+    if not greedy:
+        z = scratch[3 * models : 4 * models]
+        _normals(_stream(seed, key), names, scratch[2 * models : 3 * models], z)
+        for k in range(models):
+            score[k] += spread[k] * z[k]
     info[1] = _filter(cand, limits, eligible, ok)
     chance[0] = used
     if info[1] > 0:
@@ -575,8 +629,13 @@ def decide_batch(
 
 @kernel
 def decide_one(state: Any, t: Any, x: Any, desk: Any, ask: int) -> int:
-    """Decide one request whose columns are on a desk (`single.Single`); return the chosen model."""
+    """Decide one request whose columns are on a desk (`single.Single`); return the chosen model.
+
+    Return -2 if the desk or the context is for other numbers of models or columns.
+    """
     models, wide = int(state[0]), int(state[2])
+    if desk[14] != state[0] or desk[15] != state[1] or x.shape[0] != int(state[1]):
+        return -2
     size, tall, rows = triangle_size(wide), -(-models // TILE) * TILE, (models // TILE + 1) * TILE
     small, words, flags = desk.view(np.float32), desk.view(np.int32), desk.view(np.bool_)
     at = 16

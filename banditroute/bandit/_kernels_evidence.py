@@ -143,15 +143,16 @@ def _widen(x: Any, out: Any) -> None:
 
 
 @kernel
-def _half_times(w: Any, x: Any, out: Any) -> None:
-    """Write (W + Wᵀ) x for a packed half matrix."""
+def _half_times(w: Any, x: Any, out: Any, own: Any) -> None:
+    """Write (W + Wᵀ) x for a packed half matrix; ``own`` is scratch space."""
     out[:] = 0.0
     at = 0
     for i in range(x.shape[0]):
         n = (i // BLOCK + 1) * BLOCK
-        own = half_row(w, at, x, x[i], n, out)  # which has added to out[i], too
-        out[i] += own
+        own[i] = half_row(w, at, x, x[i], n, out)
         at += n
+    for i in range(x.shape[0]):  # not at once: vectors of ``out`` are on their way
+        out[i] += own[i]
 
 
 @kernel
@@ -161,7 +162,7 @@ def _expect(state: Any, w: Any, x: Any, k: int, scratch: Any) -> tuple[float, fl
     size = triangle_size(wide)
     wx, vx = scratch[:wide], scratch[wide : 2 * wide]
     _widen(x, wx)
-    _half_times(w[k * size : (k + 1) * size], wx, vx)
+    _half_times(w[k * size : (k + 1) * size], wx, vx, scratch[2 * wide :])
     mu = state[HEADER + k * wide : HEADER + (k + 1) * wide]
     mean = q = 0.0
     for i in range(x.shape[0]):
@@ -219,8 +220,10 @@ def learn_quality(
     # fmt: on
     """Add a vote that holds nothing but a quality to the evidence of its model and to the working copy.
 
-    Return False, and write nothing, if a number is infinite.
+    Return False, and write nothing, if a number is infinite or the context has another length.
     """
+    if x.shape[0] != int(state[1]) or not 0 <= k < int(state[0]):
+        return False
     if _any_infinite(x, (quality, quality_pred, sd_pred)) or not math.isfinite(weight):
         return False
     _add_quality(row, x, quality, quality_pred, sd_pred, weight, 1.0)

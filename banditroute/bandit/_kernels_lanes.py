@@ -221,3 +221,90 @@ def downdate_row(typing: Any, w: Any, t: Any, at: Any, row: Any, x: Any, c: Any)
         return context.get_dummy_value()
 
     return types.void(w, t, types.intp, types.intp, x, types.float64), lower
+
+
+@intrinsic
+def subtract_row(typing: Any, out: Any, out_at: Any, x: Any, x_at: Any, c: Any, n: Any) -> Any:
+    """Subtract c · x[x_at : x_at + n] from out[out_at : out_at + n], all float64; ``n`` is a multiple of 8."""
+
+    def lower(context: Any, builder: Any, signature: Any, args: Any) -> Any:
+        target, source = (_data(context, builder, signature.args[i], args[i]) for i in (0, 2))
+        _, out_at, _, x_at, c, n = args
+        vector = _vector(types.float64)
+        factor = _splat(builder, c, vector.count)
+        step = ir.Constant(WORD, vector.count)
+        with cgutils.for_range_slice(builder, ir.Constant(WORD, 0), n, step, inc=True) as (i, _count):
+            place = builder.add(out_at, i)
+            product = builder.fmul(factor, _read(builder, source, builder.add(x_at, i), vector))
+            _write(builder, builder.fsub(_read(builder, target, place, vector), product), target, place)
+        return context.get_dummy_value()
+
+    return types.void(out, types.intp, x, types.intp, types.float64, types.intp), lower
+
+
+def _lane_tile(rows: int, columns: int, finish: str) -> Any:
+    """Return the intrinsic that multiplies some rows by some others, for eight problems side by side."""
+
+    def lane_tile(
+        typing: Any, a: Any, a_at: Any, a_step: Any, b: Any, b_at: Any, b_step: Any, n: Any, c: Any, c_at: Any,
+        out: Any, out_at: Any, out_step: Any,
+    ) -> Any:  # fmt: skip
+        """Sum a[a_at + r a_step + i] b[b_at + s b_step + i] over i < n into out[out_at + r out_step + s].
+
+        Every element is eight float64 numbers, one per problem; places and steps count elements. Depending on the
+        intrinsic the sum is written, subtracted, or subtracted and the difference multiplied by c[c_at].
+        """
+
+        def lower(context: Any, builder: Any, signature: Any, args: Any) -> Any:
+            kinds = signature.args
+            source, other, factor, target = (_data(context, builder, kinds[i], args[i]) for i in (0, 3, 7, 9))
+            _, a_at, a_step, _, b_at, b_step, n, _, c_at, _, out_at, out_step = args
+            vector = _vector(types.float64)
+            lanes = ir.Constant(WORD, vector.count)
+            zero = ir.Constant(vector, [0.0] * vector.count)
+            sums = [cgutils.alloca_once_value(builder, zero) for _ in range(rows * columns)]
+            for place in sums:
+                builder.store(zero, place)
+
+            def starts(at: Any, step: Any, count: int) -> list[Any]:
+                return [
+                    builder.mul(lanes, builder.add(at, builder.mul(step, ir.Constant(WORD, r))))
+                    for r in range(count)
+                ]
+
+            left, right = starts(a_at, a_step, rows), starts(b_at, b_step, columns)
+            end = builder.mul(lanes, n)
+            with cgutils.for_range_slice(builder, ir.Constant(WORD, 0), end, lanes, inc=True) as (i, _count):
+                ours = [_read(builder, source, builder.add(start, i), vector) for start in left]
+                theirs = [_read(builder, other, builder.add(start, i), vector) for start in right]
+                for r in range(rows):
+                    for s in range(columns):
+                        place = sums[r * columns + s]
+                        product = builder.fmul(ours[r], theirs[s])
+                        builder.store(builder.fadd(builder.load(place), product), place)
+            for r, start in enumerate(starts(out_at, out_step, rows)):
+                for s in range(columns):
+                    index = builder.add(start, ir.Constant(WORD, s * vector.count))
+                    value = builder.load(sums[r * columns + s])
+                    if finish != "write":
+                        value = builder.fsub(_read(builder, target, index, vector), value)
+                    if finish == "scale":
+                        value = builder.fmul(value, _read(builder, factor, builder.mul(lanes, c_at), vector))
+                    _write(builder, value, target, index)
+            return context.get_dummy_value()
+
+        whole = types.intp
+        return (
+            types.void(a, whole, whole, b, whole, whole, whole, c, whole, out, whole, whole),
+            lower,
+        )
+
+    return intrinsic(lane_tile)
+
+
+reduce_1, reduce_4 = _lane_tile(1, 1, "scale"), _lane_tile(4, 1, "scale")
+reduce_tile, multiply_tile, multiply_4 = (
+    _lane_tile(4, 4, "subtract"),
+    _lane_tile(4, 4, "write"),
+    _lane_tile(4, 1, "write"),
+)

@@ -18,6 +18,7 @@ from typing import TYPE_CHECKING, Any, Final
 import numpy as np
 from numpy.typing import NDArray
 
+from banditroute.bandit._kernels import pack
 from banditroute.bandit._kernels_lanes import BLOCK, TILE, triangle_size
 
 if TYPE_CHECKING:  # which imports the kernels that are laid out here
@@ -75,11 +76,8 @@ def pack_covariance(v: Floats) -> tuple[Floats, NDArray[np.float32]]:
     """Return the working covariance of V[K, d, d] and its float32 copy, both flat."""
     models, d = len(v), v.shape[1]
     size = triangle_size(padded(d, BLOCK))
-    i, j, place = _cells(d)
     half, twice = aligned(models * size), aligned(padded(models, TILE) * size, np.float32)
-    table = half.reshape(models, size)
-    table[:, place] = v[:, i, j] * np.where(i == j, 0.5, 1.0)
-    twice.reshape(-1, size)[:models] = 2.0 * table
+    pack(v, half.reshape(models, size), twice.reshape(-1, size))
     return half, twice
 
 

@@ -18,6 +18,7 @@ from banditroute.bandit import _kernels
 from banditroute.bandit import layout as at
 from banditroute.bandit.evidence import Evidence, ModelKey
 from banditroute.bandit.layout import Layout
+from banditroute.bandit.packing import padded
 from banditroute.bandit.prior import Block, ModelPrior, PriorConfig, check_blocks, check_models, same_prior
 from banditroute.bandit.usage import bounded, derive_input, derive_latency, derive_tokens
 
@@ -193,7 +194,8 @@ def derive(
     ranked = [models[k] for k in order]
     rows = _gather(evidence, [model.key for model in ranked])
     a, b, n, q2 = _quality_sums(rows, layout)
-    offset = np.array([model.quality_offset for model in ranked], dtype=np.float64)
+    offset = np.zeros_like(n)
+    offset.ravel()[: len(ranked)] = [model.quality_offset for model in ranked]
     base = np.array([config.scale_intercept if start == 0 else config.scale_context for start, _ in spans])
     # fmt: off
     constants = np.array([
@@ -202,8 +204,14 @@ def derive(
     ])
     # fmt: on
     s2, m = np.empty(len(spans)), np.empty(layout.d)
-    mu, v = np.empty((len(models), layout.d)), np.empty((len(models), layout.d, layout.d))
-    sigma2 = float(_kernels.quality(a, b, n, q2, offset, spans, base**2, constants, s2, m, mu, v))
+    means, covariances = np.zeros_like(b), np.empty_like(a)
+    sigma2 = float(
+        _kernels.quality(a, b, n, q2, offset, spans, base**2, constants, s2, m, means, covariances)
+    )
+    n = n.ravel()[: len(models)]
+    mu = means[:, : layout.d].transpose(0, 2, 1).reshape(-1, layout.d)[: len(models)]
+    v = np.empty((len(models), layout.d, layout.d))
+    _kernels.scatter(covariances, v)
     xbar = _mean_context(rows, layout)
     qbar = np.maximum(((v * xbar).sum(axis=2) * xbar).sum(axis=1), 0.0)
     beta, token_offset, ratio = derive_tokens(evidence, rows, config)
@@ -219,17 +227,24 @@ def derive(
 
 
 def _quality_sums(rows: Floats, layout: Layout) -> tuple[Floats, Floats, Floats, Floats]:
-    """Return (A[K, d, d], b[K, d], n[K], Σwq²[K]), votes without context folded into the intercept."""
-    count, d = len(rows), layout.d
-    a, b = np.empty((count, d, d)), rows[:, layout.b].copy()
-    n, q2 = np.maximum(rows[:, at.N], 0.0), np.maximum(rows[:, at.SQ2], 0.0)
+    """Return (A, b, n, Σwq²), eight models side by side; votes without context are folded into the intercept."""
+    count, d, lanes = len(rows), layout.d, _kernels.LANES
+    groups = -(-count // lanes)
+    tall = padded(d, 4)
+    a, b = np.zeros((groups, tall, tall + 1, lanes)), np.zeros((groups, tall, lanes))
+    n, q2 = np.zeros((groups, lanes)), np.zeros((groups, lanes))
     for k, row in enumerate(rows):
-        _kernels.unpack(row[layout.a], a[k])
+        g, lane = divmod(k, lanes)
+        _kernels.gather(row[layout.a], a[g], lane)
+        b[g, :d, lane] = row[layout.b]
+        n[g, lane], q2[g, lane] = max(row[at.N], 0.0), max(row[at.SQ2], 0.0)
         extra = row[at.N_FREE] - row[at.N]
         if extra > _kernels.TINY * row[at.N_FREE]:  # less is what rounding left
-            a[k, 0, 0] += extra
-            b[k, 0] = row[at.Q_FREE]  # the intercept's column is 1, so b[0] is Σwq of the votes with context
-            n[k], q2[k] = row[at.N_FREE], max(row[at.Q2_FREE], 0.0)
+            a[g, 0, 0, lane] += extra
+            b[g, 0, lane] = row[
+                at.Q_FREE
+            ]  # the intercept's column is 1, so b[0] is Σwq of the votes with context
+            n[g, lane], q2[g, lane] = row[at.N_FREE], max(row[at.Q2_FREE], 0.0)
     return a, b, n, q2
 
 

@@ -9,7 +9,7 @@ from banditroute.bandit._kernels_lanes import BLOCK, TILE, triangle_size
 from banditroute.bandit.batch import UNLIMITED, Choices, DecideBatch
 from banditroute.bandit.packing import Floats, aligned, padded, rows_of
 
-_KEY, _INFO, _CHANCE, _HEAD = 9, 10, 12, 16
+_KEY, _INFO, _CHANCE, _SHAPE, _HEAD = 9, 10, 12, 14, 16
 
 
 class Single:
@@ -47,12 +47,9 @@ class Single:
 
     __slots__ = (
         "candidates", "chance", "desk", "eligible", "info", "keys", "limits", "prices", "rank", "score",
-        "shape", "width",
     )  # fmt: skip
 
     def __init__(self, models: int, d: int, prices: ArrayLike) -> None:
-        self.shape = models, d
-        self.width = (d,)
         wide = padded(d, BLOCK)
         flags = -(-models // 8)
         at = _HEAD
@@ -62,6 +59,7 @@ class Single:
             at += size
         products = padded(padded(at + rows_of(models) + padded(models, TILE), 8) + wide + (wide + 1) // 2, 8)
         self.desk: Floats = aligned(products + triangle_size(wide) // 2 + 8)
+        self.desk[_SHAPE : _SHAPE + 2] = models, d
         words, flagged = self.desk.view(np.int32), self.desk.view(np.bool_)
         self.limits: Floats = self.desk[:9]
         self.limits[:] = UNLIMITED

@@ -101,18 +101,21 @@ class Policy:
         self.d = self.blocks[-1][1] if self.blocks else 0
         check_blocks(self.blocks, self.d)
         self.posterior: Posterior
+        self.models: tuple[ModelPrior, ...] = ()
+        self.index: dict[ModelKey, int] = {}
+        self._names: list[int] = []
+        self._scratch = aligned(3 * padded(self.d, BLOCK))
         self._install(derive(Evidence(self.d), models, self.blocks, self.config))
 
     def _install(self, posterior: Posterior) -> None:
         """Make ``posterior`` the current one and start the working copy afresh."""
         self.posterior = posterior
-        self.models = posterior.models
-        self.index = {model.key: k for k, model in enumerate(self.models)}
-        names = [model_key(*model.key) for model in self.models]
-        self._state = pack_state(posterior, names, self.seed, self.floor, greedy=self.greedy)
+        if posterior.models != self.models:
+            self.models = posterior.models
+            self.index = {model.key: k for k, model in enumerate(self.models)}
+            self._names = [model_key(*model.key) for model in self.models]
+        self._state = pack_state(posterior, self._names, self.seed, self.floor, greedy=self.greedy)
         self._half, self._twice = pack_covariance(posterior.V)
-        self._shape = len(self.models), self.d
-        self._scratch = aligned(2 * padded(self.d, BLOCK))
         self._new = 0
         self._needed = max(1.0, float(posterior.n.sum()) / 10.0)
 
@@ -195,18 +198,19 @@ class Policy:
         ValueError
             If ``x`` is not float32[d] or a number is infinite; nothing is written then.
         """
-        if x.dtype != np.float32 or x.shape != (self.d,):
-            raise ValueError(f"a context is float32[{self.d}], got {x.dtype}{list(x.shape)}")
-        self._new += 1
+        key = self.models[model].key
+        new = key not in evidence.rows
         # fmt: off
-        done = quality != quality or _kernels_evidence.learn_quality(
-            evidence.row(self.models[model].key), self._state, self._half, self._twice, x, model, quality,
-            quality_pred, sd_pred, 1.0, self._scratch,
-        )
+        done = x.dtype == FLOAT32 and (quality != quality or _kernels_evidence.learn_quality(
+            evidence.row(key), self._state, self._half, self._twice, x, model, quality, quality_pred, sd_pred,
+            1.0, self._scratch,
+        ))
         # fmt: on
         if not done:
-            self._new -= 1
-            raise ValueError(f"a vote and its context are finite numbers, got {quality}")
+            if new:
+                evidence.rows.pop(key, None)
+            raise ValueError(f"a vote is finite numbers and a context float32[{self.d}], got {quality}, {x}")
+        self._new += 1
 
     def single(self, prices: ArrayLike) -> Single:
         """Return the columns of one request that may choose any model, to be used again and again by `choose`."""
@@ -236,15 +240,15 @@ class Policy:
         ValueError
             If ``one`` was made for another number of models or ``x`` is not float32[d].
         """
-        if one.shape != self._shape or x.shape != one.width or x.dtype != FLOAT32:
-            raise ValueError(
-                f"a decision takes {self._shape} models and columns, got {one.shape}, {x.dtype}{x.shape}"
-            )
+        if x.dtype is not FLOAT32 and x.dtype != FLOAT32:  # the first comparison is the cheap one
+            raise ValueError(f"a decision takes a context of float32, got {x.dtype}")
         one.keys[0] = key
-        if not self._shape[0]:
-            one.info[:], one.chance[:] = (-1, 1, 0), (one.limits[2], math.nan)
-            return -1
-        return decide_one(self._state, self._twice, x, one.desk, propensity)
+        chosen = decide_one(self._state, self._twice, x, one.desk, 1 if propensity else 0)
+        if chosen < -1:
+            raise ValueError(
+                f"a decision takes a desk for {len(self.models)} models and contexts of {self.d}, got another"
+            )
+        return chosen
 
     def decide(self, batch: DecideBatch, *, propensity: bool = True, every: bool = False) -> Choices:
         """Choose a model for every request of a batch.

@@ -70,9 +70,7 @@ def derive_tokens(evidence: Evidence, rows: Floats, config: PriorConfig) -> tupl
     precision[0] = config.token_precision_intercept
     prior, beta = np.zeros(layout.d), np.empty(layout.d)
     prior[0] = math.log1p(config.token_prior)
-    ta = np.empty((layout.d, layout.d))
-    _kernels.unpack(shared[layout.shared_ta], ta)
-    _kernels.ridge(ta, shared[layout.shared_tb], precision, prior, beta)
+    _kernels.ridge(shared[layout.shared_ta], shared[layout.shared_tb], precision, prior, beta)
     n = np.maximum(rows[:, at.TOK_N], 0.0)
     residual = rows[:, at.TOK_Y] - (rows[:, layout.tx] * beta).sum(axis=1)
     offset = np.where(n > _kernels.TINY, residual / (n + 1.0), 0.0)

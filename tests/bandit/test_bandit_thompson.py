@@ -445,6 +445,10 @@ def test_learning_in_one_call_equals_evidence_and_working_copy_bit_for_bit(d):
     assert fused._new == apart._new == 60
     before = first.copy()
     x = np.ones(d, np.float32)
+    empty = Evidence(d)
+    with pytest.raises(ValueError, match="finite"):
+        fused.learn(empty, 0, x, math.inf)
+    assert not empty.rows
     for bad in ((x, math.inf), (x * np.inf, 0.5), (x.astype(float), 0.5), (x[:0], 0.5)):
         with pytest.raises(ValueError, match=r"finite|context"):
             fused.learn(first, 0, *bad)
