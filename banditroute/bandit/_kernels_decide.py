@@ -12,7 +12,7 @@ from typing import Any
 
 import numpy as np
 
-from banditroute.bandit._kernels import kernel
+from banditroute.bandit._kernels import kernel as allocating
 from banditroute.bandit._kernels_lanes import TILE, dots_1, dots_4, products, triangle_size
 from banditroute.bandit.packing import (
     HEADER,
@@ -24,7 +24,10 @@ from banditroute.bandit.packing import (
     TOKEN_OFFSET,
     TOKEN_RATIO,
 )  # fmt: skip
+from banditroute_features.compile import njit_cached
 
+# No references are counted in a kernel that allocates nothing; those of slices took a third of a decision.
+kernel = njit_cached(_nrt=False)
 SQRT_HALF = math.sqrt(0.5)
 LOG_SQRT_2PI = 0.5 * math.log(2.0 * math.pi)
 GOLDEN = np.uint64(0x9E3779B97F4A7C15)
@@ -590,18 +593,15 @@ def _decide(
 
 # fmt: off
 @kernel
-def decide_batch(
+def _decide_rows(
     state: Any, t: Any, x: Any, keys: Any, limits: Any, eligible: Any, prices: Any, ask: int,
     cand: Any, score: Any, rank: Any, info: Any, chance: Any,
+    clean: Any, x64: Any, pairs: Any, means: Any, q: Any, ok: Any, scratch: Any,
 ) -> None:
     # fmt: on
-    """Decide every request of a batch; see ``thompson.Policy.decide`` for the meaning of each array."""
+    """Decide every request of a batch, four at a time; from ``clean`` on the arrays are scratch space."""
     models, wide = int(state[0]), int(state[2])
     size, tall, rows = triangle_size(wide), -(-models // TILE) * TILE, (models // TILE + 1) * TILE
-    clean, x64 = np.zeros(TILE * wide, np.float32), np.zeros(TILE * wide)
-    pairs = np.empty(TILE * size, np.float32)
-    means, q = np.empty(TILE * rows), np.empty(TILE * tall)
-    ok, scratch = np.empty(models, np.bool_), np.empty(5 * models)
     for start in range(0, x.shape[0], TILE):
         together = min(TILE, x.shape[0] - start)
         for r in range(together):
@@ -624,7 +624,24 @@ def decide_batch(
             _decide(
                 state, keys[i], limits[i], eligible[i], prices, means[r * rows :], q[r * tall :], ask,
                 cand[i], score[i], rank[i], info[i], chance[i], ok, scratch,
-            )
+            )  # fmt: skip
+
+
+# fmt: off
+@allocating
+def decide_batch(
+    state: Any, t: Any, x: Any, keys: Any, limits: Any, eligible: Any, prices: Any, ask: int,
+    cand: Any, score: Any, rank: Any, info: Any, chance: Any,
+) -> None:
+    # fmt: on
+    """Decide every request of a batch; see ``thompson.Policy.decide`` for the meaning of each array."""
+    models, wide = int(state[0]), int(state[2])
+    rows, tall = (models // TILE + 1) * TILE, -(-models // TILE) * TILE
+    _decide_rows(
+        state, t, x, keys, limits, eligible, prices, ask, cand, score, rank, info, chance,
+        np.zeros(TILE * wide, np.float32), np.zeros(TILE * wide), np.empty(TILE * triangle_size(wide), np.float32),
+        np.empty(TILE * rows), np.empty(TILE * tall), np.empty(models, np.bool_), np.empty(5 * models),
+    )  # fmt: skip
 
 
 @kernel

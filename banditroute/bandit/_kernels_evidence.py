@@ -13,10 +13,11 @@ from typing import Any
 
 import numpy as np
 
-from banditroute.bandit._kernels import kernel
 from banditroute.bandit._kernels_lanes import BLOCK, TILE, downdate_row, half_row, triangle_size
 from banditroute.bandit.packing import COLUMNS, HEADER, NOISE, QBAR
+from banditroute_features.compile import njit_cached
 
+kernel = njit_cached(_nrt=False)  # nothing is allocated, so no references are counted
 CLIP = 2.5  # a standardised residual beyond this counts as this much
 
 
@@ -156,13 +157,13 @@ def _half_times(w: Any, x: Any, out: Any, own: Any) -> None:
 
 
 @kernel
-def _expect(state: Any, w: Any, x: Any, k: int, scratch: Any) -> tuple[float, float]:
-    """Return xᵀmu and xᵀVx of model k under the working copy; ``scratch`` receives x and Vx, padded."""
+def _expect(state: Any, w: Any, x: Any, k: int) -> tuple[float, float]:
+    """Return xᵀmu and xᵀVx of model k under the working copy; the end of ``state`` receives x and Vx, padded."""
     wide = int(state[2])
     size = triangle_size(wide)
-    wx, vx = scratch[:wide], scratch[wide : 2 * wide]
+    wx, vx, own = state[-3 * wide : -2 * wide], state[-2 * wide : -wide], state[-wide:]
     _widen(x, wx)
-    _half_times(w[k * size : (k + 1) * size], wx, vx, scratch[2 * wide :])
+    _half_times(w[k * size : (k + 1) * size], wx, vx, own)
     mu = state[HEADER + k * wide : HEADER + (k + 1) * wide]
     mean = q = 0.0
     for i in range(x.shape[0]):
@@ -172,28 +173,28 @@ def _expect(state: Any, w: Any, x: Any, k: int, scratch: Any) -> tuple[float, fl
 
 
 @kernel
-def surprise(state: Any, w: Any, x: Any, k: int, quality: float, scratch: Any) -> tuple[float, float]:
+def surprise(state: Any, w: Any, x: Any, k: int, quality: float) -> tuple[float, float]:
     """Return how far a vote is from what the working copy expects, and the variance of that, in units of the noise."""
-    mean, q = _expect(state, w, x, k, scratch)
+    mean, q = _expect(state, w, x, k)
     return (quality - mean) / state[3], 1.0 + max(q, 0.0)
 
 
 @kernel
-def follow(state: Any, w: Any, t: Any, x: Any, k: int, quality: float, weight: float, scratch: Any) -> bool:
+def follow(state: Any, w: Any, t: Any, x: Any, k: int, quality: float, weight: float) -> bool:
     """Fold one vote into the working copy; return whether that was done.
 
     V ← V − c (Vx)(Vx)ᵀ and mu ← mu + c (q − xᵀmu) Vx with c = w / (1 + w xᵀVx) (Sherman and Morrison, 1950). ``w``
     holds, per model, the lower triangle of V with half of the diagonal: with two triangles, their difference grows
     without bound. ``t`` is twice that in float32.
     """
-    mean, q = _expect(state, w, x, k, scratch)
+    mean, q = _expect(state, w, x, k)
     error = quality - mean
     bottom = 1.0 + weight * max(q, 0.0)
     if not (bottom > 0.05) or not math.isfinite(bottom) or not math.isfinite(error):
         return False  # taking back more than is known: left to the next derive
     models, wide = int(state[0]), int(state[2])
     size = triangle_size(wide)
-    vx = scratch[wide : 2 * wide]
+    vx = state[-2 * wide : -wide]
     c = weight / bottom
     mu = state[HEADER + k * wide : HEADER + (k + 1) * wide]
     tail = HEADER + (models // TILE + 1) * TILE * wide
@@ -214,8 +215,7 @@ def follow(state: Any, w: Any, t: Any, x: Any, k: int, quality: float, weight: f
 # fmt: off
 @kernel
 def learn_quality(
-    row: Any, state: Any, w: Any, t: Any, x: Any, k: int, quality: float, quality_pred: float, sd_pred: float,
-    weight: float, scratch: Any,
+    row: Any, state: Any, w: Any, t: Any, x: Any, k: int, quality: float, quality_pred: float, sd_pred: float
 ) -> bool:
     # fmt: on
     """Add a vote that holds nothing but a quality to the evidence of its model and to the working copy.
@@ -224,8 +224,8 @@ def learn_quality(
     """
     if x.shape[0] != int(state[1]) or not 0 <= k < int(state[0]):
         return False
-    if _any_infinite(x, (quality, quality_pred, sd_pred)) or not math.isfinite(weight):
+    if _any_infinite(x, (quality, quality_pred, sd_pred)):
         return False
-    _add_quality(row, x, quality, quality_pred, sd_pred, weight, 1.0)
-    follow(state, w, t, x, k, quality, weight, scratch)
+    _add_quality(row, x, quality, quality_pred, sd_pred, 1.0, 1.0)
+    follow(state, w, t, x, k, quality, 1.0)
     return True

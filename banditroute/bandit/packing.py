@@ -3,7 +3,7 @@
 *State* is float64: eight numbers (models, d, d padded to 8, sigma, mean log latency, greedy, floor, and the bits of the
 seed), then one row of weights per model and the common one of log tokens, zero rows up to a multiple of four,
 then eight columns of one number per model (noise sd, token offset, token ratio, latency intercept and slope, input
-ratio, q̄, and the bits of the name key), then the mean context.
+ratio, q̄, and the bits of the name key), then the mean context and scratch space for three contexts.
 
 The *working covariance* is float64: per model the lower triangle of V with half of the diagonal, so that V is the sum
 of it and its transpose; row i is padded with zeros to a multiple of eight. The *float32 copy* is twice that, so
@@ -97,7 +97,7 @@ def pack_state(
     models, d = posterior.mu.shape
     wide = padded(d, BLOCK)
     sigma = posterior.sigma2**0.5
-    state = aligned(HEADER + rows_of(models) * wide + COLUMNS * models + wide)
+    state = aligned(HEADER + rows_of(models) * wide + COLUMNS * models + 4 * wide)
     bits = state.view(np.uint64)
     state[:7] = models, d, wide, sigma, posterior.latency_pool, greedy, floor
     bits[7] = seed

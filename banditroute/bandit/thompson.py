@@ -19,15 +19,12 @@ from numpy.typing import ArrayLike, NDArray
 
 from banditroute.bandit import _kernels_evidence
 from banditroute.bandit._kernels_decide import decide_batch, decide_one
-from banditroute.bandit._kernels_lanes import BLOCK
 from banditroute.bandit.batch import LIMITS, UNLIMITED, Choices, DecideBatch
 from banditroute.bandit.chance import model_key
 from banditroute.bandit.evidence import Evidence, ModelKey
 from banditroute.bandit.packing import (
-    aligned,
     pack_covariance,
     pack_state,
-    padded,
     unpack_covariance,
     weights_of,
 )
@@ -104,7 +101,6 @@ class Policy:
         self.models: tuple[ModelPrior, ...] = ()
         self.index: dict[ModelKey, int] = {}
         self._names: list[int] = []
-        self._scratch = aligned(3 * padded(self.d, BLOCK))
         self._install(derive(Evidence(self.d), models, self.blocks, self.config))
 
     def _install(self, posterior: Posterior) -> None:
@@ -141,7 +137,7 @@ class Policy:
         k = self.index.get(key)
         if k is None or quality != quality:
             return None
-        return _kernels_evidence.surprise(self._state, self._half, x, k, quality, self._scratch)
+        return _kernels_evidence.surprise(self._state, self._half, x, k, quality)
 
     @property
     def due(self) -> bool:
@@ -173,11 +169,7 @@ class Policy:
         k = self.index.get(model) if isinstance(model, tuple) else model
         if k is None or quality != quality:
             return
-        # fmt: off
-        _kernels_evidence.follow(
-            self._state, self._half, self._twice, x, k, float(quality), float(weight), self._scratch
-        )
-        # fmt: on
+        _kernels_evidence.follow(self._state, self._half, self._twice, x, k, float(quality), float(weight))
 
     def learn(
         self,
@@ -198,17 +190,21 @@ class Policy:
         ValueError
             If ``x`` is not float32[d] or a number is infinite; nothing is written then.
         """
+        if not type(quality) is type(quality_pred) is type(sd_pred) is float:
+            quality, quality_pred, sd_pred = float(quality), float(quality_pred), float(sd_pred)  # one type
         key = self.models[model].key
-        new = key not in evidence.rows
+        row = evidence.rows.get(key)
+        new = row is None
+        if row is None:
+            row = evidence.row(key)
         # fmt: off
         done = x.dtype == FLOAT32 and (quality != quality or _kernels_evidence.learn_quality(
-            evidence.row(key), self._state, self._half, self._twice, x, model, quality, quality_pred, sd_pred,
-            1.0, self._scratch,
+            row, self._state, self._half, self._twice, x, model, quality, quality_pred, sd_pred
         ))
         # fmt: on
         if not done:
             if new:
-                evidence.rows.pop(key, None)
+                del evidence.rows[key]
             raise ValueError(f"a vote is finite numbers and a context float32[{self.d}], got {quality}, {x}")
         self._new += 1
 
