@@ -9,7 +9,7 @@ import math
 
 import numpy as np
 from scipy import integrate
-from scipy.special import log_ndtr, ndtr
+from scipy.special import log_ndtr, ndtr, ndtri
 
 MASK = (1 << 64) - 1
 
@@ -191,9 +191,7 @@ def normal(seed, request, model):
     h = 0
     for word in (seed, request, model):
         h = mix(((h ^ word) + golden) & MASK)
-    first = ((mix((h + golden) & MASK) >> 11) + 1) * 2.0**-53
-    second = (mix((h + 2 * golden) & MASK) >> 11) * 2.0**-53
-    return math.sqrt(-2 * math.log(first)) * math.cos(2 * math.pi * second)
+    return float(ndtri(((h >> 12) + 0.5) / 2**52))
 
 
 def propensity(mean, sd, chosen, eligible=None):

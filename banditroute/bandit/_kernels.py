@@ -1,9 +1,9 @@
 """Compiled kernels of the posterior: plain arrays in, plain arrays out.
 
-No kernel here sums with a reassociated reduction, a fused multiply-add or BLAS: inner loops run over independent
-elements of one contiguous row (which vectorises without changing a result), so a posterior is the same on every
-processor that runs the same code. Kernels that call each other live in this one file, because numba's cache does not
-notice a changed callee in another one.
+No kernel here sums with a reassociated reduction, a fused multiply-add or BLAS. Eight models are worked on side by
+side, every sum in the order of its index, so a posterior is the same on every processor that runs the same code.
+Kernels that call each other live in this one file, because numba's cache does not notice a changed callee in another
+one.
 """
 
 from __future__ import annotations
@@ -13,183 +13,230 @@ from typing import Any
 
 import numpy as np
 
+from banditroute.bandit._kernels_lanes import (
+    TILE,
+    multiply_4,
+    multiply_tile,
+    reduce_1,
+    reduce_4,
+    reduce_tile,
+    subtract_row,
+)
 from banditroute_features.compile import njit_cached
 
 kernel = njit_cached()
 
+LANES = 8  # models that are worked on side by side
 TINY = 1e-9  # evidence with a smaller sum of weights is what rounding left of a withdrawal
 
 
 @kernel
-def _cholesky(p: Any) -> None:
-    """Overwrite the upper triangle of ``p`` by U with p = Uᵀ U (right-looking; every inner loop is one row).
+def _factor(p: Any, diagonal: Any, inverse: Any) -> None:
+    """Overwrite the lower triangles of eight symmetric matrices ``p[D, D + 1, 8]`` by their Cholesky factors.
 
-    A pivot below rounding error says that a direction is known better than float64 can tell: it is raised to
-    1e-13 of its diagonal element, so the factor always exists.
+    ``diagonal[D, 8]`` is a copy of the diagonals and ``inverse[D, 8]`` receives the inverse pivots. D is a multiple of
+    four; rows are one element longer, because rows at a power of two would share few cache lines. A
+    pivot below rounding error says that a direction is known better than float64 can tell: it is raised to 1e-13 of its
+    diagonal element, so the factor always exists.
     """
-    d = p.shape[0]
+    d, step = p.shape[0], p.shape[1]
+    flat, pivots = p.reshape(-1), inverse.reshape(-1)
+    for left in range(0, d, TILE):
+        for i in range(left, d, TILE):
+            reduce_tile(
+                flat, i * step, step, flat, left * step, step, left, pivots, 0, flat, i * step + left, step
+            )
+        for j in range(left, left + TILE):
+            inverse[j] = 1.0
+            at, n = j * step + left, j - left
+            reduce_1(flat, at, step, flat, at, step, n, pivots, j, flat, j * step + j, step)
+            for lane in range(LANES):
+                pivot = math.sqrt(max(p[j, j, lane], 1e-13 * diagonal[j, lane], 1e-300))
+                p[j, j, lane] = pivot
+                inverse[j, lane] = 1.0 / pivot
+            for i in range(j + 1, left + TILE):
+                reduce_1(flat, i * step + left, step, flat, at, step, n, pivots, j, flat, i * step + j, step)
+            for i in range(left + TILE, d, TILE):
+                reduce_4(flat, i * step + left, step, flat, at, step, n, pivots, j, flat, i * step + j, step)
+
+
+@kernel
+def _invert(p: Any, root: Any, diagonal: Any, inverse: Any) -> None:
+    """Write the inverses of eight symmetric matrices over them; only the lower triangles of ``p`` are read.
+
+    ``root[D, D + 1, 8]`` receives L⁻ᵀ: its rows are the columns of L⁻¹. Both triangles of a result are written from
+    one value. See `_factor`.
+    """
+    d, step = p.shape[0], p.shape[1]
+    _factor(p, diagonal, inverse)
+    flat, across, pivots = p.reshape(-1), root.reshape(-1), inverse.reshape(-1)
+    root[:] = 0.0
+    for top in range(0, d, TILE):
+        for j in range(0, top, TILE):
+            reduce_tile(
+                across,
+                j * step + j,
+                step,
+                flat,
+                top * step + j,
+                step,
+                top - j,
+                pivots,
+                0,
+                across,
+                j * step + top,
+                step,
+            )
+        for i in range(top, top + TILE):
+            for j in range(0, i, TILE):
+                reduce_4(
+                    across,
+                    j * step + top,
+                    step,
+                    flat,
+                    i * step + top,
+                    step,
+                    i - top,
+                    pivots,
+                    i,
+                    across,
+                    j * step + i,
+                    step,
+                )
+            root[i, i] = inverse[i]
+    for i in range(0, d, TILE):
+        for j in range(0, i + 1, TILE):
+            at, to = i * step + i, i * step + j
+            multiply_tile(across, at, step, across, j * step + i, step, d - i, pivots, 0, flat, to, step)
+    for i in range(d):
+        for j in range(i):
+            p[j, i] = p[i, j]
+
+
+@kernel
+def _lane_times(v: Any, x: Any, out: Any) -> None:
+    """Write V x for eight matrices ``v[D, D + 1, 8]`` and vectors ``x[D, 8]``."""
+    d, step = v.shape[0], v.shape[1]
+    matrix, vector, result = v.reshape(-1), x.reshape(-1), out.reshape(-1)
+    for i in range(0, d, TILE):
+        multiply_4(matrix, i * step, step, vector, 0, 0, d, vector, 0, result, i, 1)
+
+
+@kernel
+def _covariances(a: Any, kappa: Any, root: Any, diagonal: Any, inverse: Any, v: Any) -> None:
+    """Write (diag(kappa) + A)⁻¹ of eight models; the prior and a diagonal A where A is no sum of squares.
+
+    Rounding can leave such an A after heavy withdrawals. Then the inverse would claim less than the prior knows
+    (V_ii > 1/kappa_i, which no evidence can do), and only the diagonal is believed.
+    """
+    d = kappa.shape[0]
+    v[:] = a
+    for i in range(v.shape[0]):
+        for lane in range(LANES):
+            v[i, i, lane] = max(a[i, i, lane], 0.0) + kappa[i] if i < d else 1.0  # the padding knows nothing
+        diagonal[i] = v[i, i]
+    _invert(v, root, diagonal, inverse)
+    for lane in range(LANES):
+        sane = True
+        for i in range(d):
+            sane = sane and 0.0 <= v[i, i, lane] <= (1.0 + 1e-6) / kappa[i]
+        if not sane:
+            v[:, :, lane] = 0.0
+            for i in range(d):
+                v[i, i, lane] = 1.0 / (max(a[i, i, lane], 0.0) + kappa[i])
+
+
+@kernel
+def _pool(v: Any, seen: Any, part: Any, kappa: Any, p: Any, m: Any) -> None:
+    """Add eight models to the equations of the pooled mean: ``p`` += Λ − ΛVΛ, ``m`` += ΛV(b − A e₀ offset).
+
+    ``part`` holds V(b − A e₀ offset). Only the upper triangle of ``p`` is written.
+    Models that are not seen add exactly nothing.
+    """
+    d = kappa.shape[0]
+    for i in range(d):
+        for j in range(i + 1):
+            total = 0.0
+            for lane in range(LANES):
+                total += seen[lane] * v[i, j, lane]
+            p[j, i] -= kappa[i] * total * kappa[j]
+        known = total = 0.0
+        for lane in range(LANES):
+            known += seen[lane]
+            total += seen[lane] * part[i, lane]
+        p[i, i] += known * kappa[i]
+        m[i] += kappa[i] * total
+
+
+@kernel
+def _cholesky(p: Any, d: int) -> None:
+    """Overwrite the upper triangle of one matrix ``p[D, D]``, padded to a multiple of eight, by U with p = Uᵀ U.
+
+    A pivot below rounding error is raised as in `_factor`.
+    """
+    wide = p.shape[1]
+    flat = p.reshape(-1)
+    diagonal = np.empty(d)
+    for k in range(d):
+        diagonal[k] = p[k, k]
     for k in range(d):
         top = p[k]
-        floor = 1e-13 * top[k]
-        for i in range(k):
-            floor += 1e-13 * p[i, k] * p[i, k]  # what elimination took off this diagonal element
-        pivot = math.sqrt(max(top[k], floor, 1e-300))
+        pivot = math.sqrt(max(top[k], 1e-13 * diagonal[k], 1e-300))
         for j in range(k, d):
             top[j] /= pivot
         top[k] = pivot
         for i in range(k + 1, d):
-            line = p[i]
-            c = top[i]
-            for j in range(i, d):
-                line[j] -= c * top[j]
+            start = i // LANES * LANES
+            subtract_row(flat, i * wide + start, flat, k * wide + start, top[i], wide - start)
 
 
 @kernel
-def invert(p: Any, work: Any, out: Any) -> None:
-    """Write the inverse of the symmetric positive definite ``p[d, d]`` (upper triangle read, destroyed) to ``out``.
-
-    Both triangles of ``out`` are written from one value. ``work[d, d]`` receives L⁻¹.
-    """
-    d = p.shape[0]
-    _cholesky(p)
+def _solve(p: Any, rest: Any, m: Any) -> None:
+    """Write the solution of Uᵀ U m = rest, which is destroyed; ``p`` holds U."""
+    d = m.shape[0]
     for i in range(d):
-        line = work[i]
-        line[:] = 0.0
-        for k in range(i):
-            above = work[k]
-            c = p[k, i]
-            for j in range(k + 1):
-                line[j] -= c * above[j]
-        line[i] = 1.0
-        for j in range(i + 1):
-            line[j] /= p[i, i]
-    out[:] = 0.0
-    for k in range(d):
-        line = work[k]
-        for i in range(k + 1):
-            target = out[i]
-            c = line[i]
-            for j in range(i + 1):
-                target[j] += c * line[j]
-    for i in range(d):
-        for j in range(i):
-            out[j, i] = out[i, j]
+        line = p[i]
+        m[i] = c = rest[i] / line[i]
+        for j in range(i + 1, d):
+            rest[j] -= line[j] * c
+    for i in range(d - 1, -1, -1):
+        total = m[i]
+        line = p[i]
+        for j in range(i + 1, d):
+            total -= line[j] * m[j]
+        m[i] = total / line[i]
 
 
 @kernel
-def _times(v: Any, x: Any, out: Any) -> None:
-    """Write V x for a symmetric ``v``, row by row, so that the loop vectorises without reordering a sum."""
-    out[:] = 0.0
-    for j in range(x.shape[0]):
-        line = v[j]
-        c = x[j]
-        for i in range(x.shape[0]):
-            out[i] += c * line[i]
-
-
-@kernel
-def _covariance(a: Any, kappa: Any, p: Any, work: Any, out: Any) -> None:
-    """Write (diag(kappa) + A)⁻¹; the prior alone on the diagonal where ``a`` is not positive semidefinite.
-
-    After heavy withdrawals rounding can leave an ``a`` that is no sum of squares. Then the inverse would claim less
-    than the prior knows (V_ii > 1/kappa_i, which no evidence can do), and only the diagonal is believed.
-    """
-    d = kappa.shape[0]
-    for i in range(d):
-        for j in range(i, d):
-            p[i, j] = a[i, j]
-        p[i, i] = max(a[i, i], 0.0) + kappa[i]
-    invert(p, work, out)
-    sane = True
-    for i in range(d):
-        sane = sane and 0.0 <= out[i, i] <= (1.0 + 1e-6) / kappa[i]
-    if not sane:
-        out[:] = 0.0
-        for i in range(d):
-            out[i, i] = 1.0 / (max(a[i, i], 0.0) + kappa[i])
-
-
-@kernel
-def _pool(v: Any, a: Any, b: Any, offset: Any, seen: Any, kappa: Any, p: Any, m: Any) -> None:
-    """Add the models' part to the equations of the pooled mean: ``p`` += Λ − ΛVΛ, ``m`` += ΛV(b − A e₀ offset)."""
-    d = kappa.shape[0]
-    part = np.empty(d)
-    rest = np.empty(d)
-    for k in range(v.shape[0]):
-        if not seen[k]:
-            continue  # Λ − ΛVΛ and ΛVb are exactly zero
-        for i in range(d):
-            rest[i] = b[k, i] - a[k, i, 0] * offset[k]
-        _times(v[k], rest, part)
-        for i in range(d):
-            line = p[i]
-            c = kappa[i]
-            source = v[k, i]
-            for j in range(i, d):
-                line[j] -= c * source[j] * kappa[j]
-            line[i] += c
-            m[i] += c * part[i]
-
-
-@kernel
-def _means(v: Any, b: Any, offset: Any, kappa: Any, m: Any, mu: Any) -> None:
-    """Write mu_a = V_a (Λ (m + offset_a e₀) + b_a)."""
-    d = kappa.shape[0]
-    rest = np.empty(d)
-    for k in range(v.shape[0]):
-        for i in range(d):
-            rest[i] = kappa[i] * m[i] + b[k, i]
-        rest[0] += kappa[0] * offset[k]
-        _times(v[k], rest, mu[k])
-
-
-@kernel
-def _squares(a: Any, b: Any, q2: Any, offset: Any, seen: Any, kappa: Any, m: Any, mu: Any) -> float:
-    """Return Σ_a [Σwq² − 2 bᵀμ + μᵀAμ + (μ − m)ᵀΛ(μ − m)], each model's term at least 0.
+def _squares(amu: Any, b: Any, q2: Any, offset: Any, seen: Any, kappa: Any, m: Any, mu: Any) -> float:
+    """Return Σ_a [Σwq² − 2 bᵀμ + μᵀAμ + (μ − m)ᵀΛ(μ − m)] of eight models, each one's term at least 0.
 
     That equals Σ e²/(1 + q), the one-step prediction errors e of all votes over their own uncertainty, but needs the
     sums only.
     """
-    d = kappa.shape[0]
-    amu = np.empty(d)
     total = 0.0
-    for k in range(mu.shape[0]):
-        if not seen[k]:
+    for lane in range(LANES):
+        if seen[lane] == 0.0:
             continue
-        _times(a[k], mu[k], amu)
-        s = q2[k]
-        for i in range(d):
-            delta = mu[k, i] - m[i] - (offset[k] if i == 0 else 0.0)
-            s += mu[k, i] * (amu[i] - 2.0 * b[k, i]) + kappa[i] * delta * delta
+        s = q2[lane]
+        for i in range(kappa.shape[0]):
+            delta = mu[i, lane] - m[i] - (offset[lane] if i == 0 else 0.0)
+            s += mu[i, lane] * (amu[i, lane] - 2.0 * b[i, lane]) + kappa[i] * delta * delta
         total += max(s, 0.0)  # rounding takes a sum of equal votes a little below 0
     return total
 
 
 @kernel
-def _scales(
-    v: Any,
-    offset: Any,
-    seen: Any,
-    kappa: Any,
-    m: Any,
-    mu: Any,
-    blocks: Any,
-    base2: Any,
-    count: float,
-    s2: Any,
-) -> None:
-    """MacKay's fixed point for the prior variance of each block (Bayesian interpolation, 1992, eq. 4.9)."""
-    for block in range(s2.shape[0]):
-        top = count * base2[block]
-        bottom = count
-        for k in range(mu.shape[0]):
-            if not seen[k]:
+def _spread(v: Any, offset: Any, seen: Any, kappa: Any, m: Any, mu: Any, blocks: Any, sums: Any) -> None:
+    """Add eight models to the sums of MacKay's fixed point: squared distances, and numbers of well-known weights."""
+    for block in range(sums.shape[0]):
+        for lane in range(LANES):
+            if seen[lane] == 0.0:
                 continue
             for j in range(blocks[block, 0], blocks[block, 1]):
-                delta = mu[k, j] - m[j] - (offset[k] if j == 0 else 0.0)
-                top += delta * delta
-                bottom += min(max(1.0 - kappa[j] * v[k, j, j], 0.0), 1.0)
-        s2[block] = min(max(top / bottom, 1e-8), 1e4)
+                delta = mu[j, lane] - m[j] - (offset[lane] if j == 0 else 0.0)
+                sums[block, 0] += delta * delta
+                sums[block, 1] += min(max(1.0 - kappa[j] * v[j, j, lane], 0.0), 1.0)
 
 
 # fmt: off
@@ -201,93 +248,156 @@ def quality(
     # fmt: on
     """Fixed-point iterations of the hierarchical posterior; write ``s2, m, mu, v`` and return the noise variance.
 
-    ``constants``: pool precision of the intercept and of the rest, pool mean, noise count, noise variance, scale
-    count, iterations.
+    Models come in groups of eight side by side: ``a`` and ``v`` are float64[groups, D, D + 1, 8], ``b`` and ``mu``
+    [groups, D, 8], the others [groups, 8], zero where there is no model, D being d padded to a multiple of four.
+    ``constants``: pool precision of the intercept and of the rest, pool mean, noise count, noise variance, scale count,
+    iterations. The block scales follow MacKay's fixed point for the prior variance (Bayesian interpolation, 1992,
+    eq. 4.9).
     """
-    d = m.shape[0]
-    kappa = np.empty(d)
-    p = np.empty((d, d))
-    work = np.empty((d, d))
-    inverse = np.empty((d, d))
-    rest = np.empty(d)
-    seen = n > TINY
+    groups, d, tall = b.shape[0], m.shape[0], b.shape[1]
+    kappa, rest = np.empty(d), np.empty(d)
+    wide = -(-d // LANES) * LANES
+    p, root = np.empty((wide, wide)), np.empty((tall, tall + 1, LANES))
+    diagonal, inverse = np.empty((tall, LANES)), np.empty((tall, LANES))
+    right, part = np.zeros((tall, LANES)), np.zeros((tall, LANES))
+    sums = np.empty((s2.shape[0], 2))
+    seen = np.where(n > TINY, 1.0, 0.0)
     sigma2 = constants[4]
     s2[:] = base2
     steps = int(constants[6])
     for step in range(steps + 1):
         for block in range(s2.shape[0]):
             kappa[blocks[block, 0] : blocks[block, 1]] = sigma2 / s2[block]
-        for k in range(n.shape[0]):
-            if seen[k]:
-                _covariance(a[k], kappa, p, work, v[k])
-            else:
-                v[k] = np.diag(1.0 / kappa)
         p[:] = 0.0
         rest[:] = 0.0
-        _pool(v, a, b, offset, seen, kappa, p, rest)
+        for g in range(groups):
+            _covariances(a[g], kappa, root, diagonal, inverse, v[g])
+            for i in range(d):
+                for lane in range(LANES):
+                    right[i, lane] = b[g, i, lane] - a[g, i, 0, lane] * offset[g, lane]
+            _lane_times(v[g], right, part)
+            _pool(v[g], seen[g], part, kappa, p, rest)
         for i in range(d):
             p[i, i] = max(p[i, i], 0.0) + (constants[0] if i == 0 else constants[1])
         rest[0] += constants[0] * constants[2]
-        invert(p, work, inverse)
-        _times(inverse, rest, m)
-        _means(v, b, offset, kappa, m, mu)
+        _cholesky(p, d)
+        _solve(p, rest, m)
+        squares = 0.0
+        sums[:, 0], sums[:, 1] = constants[5] * base2, constants[5]
+        for g in range(groups):
+            for i in range(d):
+                for lane in range(LANES):
+                    right[i, lane] = kappa[i] * m[i] + b[g, i, lane]
+            for lane in range(LANES):
+                right[0, lane] += kappa[0] * offset[g, lane]
+            _lane_times(v[g], right, mu[g])
+            if step < steps:
+                _lane_times(a[g], mu[g], part)
+                squares += _squares(part, b[g], q2[g], offset[g], seen[g], kappa, m, mu[g])
+                _spread(v[g], offset[g], seen[g], kappa, m, mu[g], blocks, sums)
         if step < steps:
-            squares = _squares(a, b, q2, offset, seen, kappa, m, mu)
             sigma2 = (constants[3] * constants[4] + squares) / (constants[3] + n.sum())
             sigma2 = min(max(sigma2, 1e-9), 1e6)
-            _scales(v, offset, seen, kappa, m, mu, blocks, base2, constants[5], s2)
+            for block in range(s2.shape[0]):
+                s2[block] = min(max(sums[block, 0] / sums[block, 1], 1e-8), 1e4)
     return sigma2
 
 
 @kernel
-def unpack(packed: Any, out: Any) -> None:
-    """Write a packed lower triangle to both triangles of ``out[d, d]``."""
+def invert(p: Any, out: Any) -> None:
+    """Write the inverse of one symmetric positive definite matrix ``p[d, d]`` to ``out``; see `_factor`."""
+    d = p.shape[0]
+    tall = -(-d // TILE) * TILE
+    group, root = np.zeros((tall, tall + 1, LANES)), np.empty((tall, tall + 1, LANES))
+    diagonal, inverse = np.ones((tall, LANES)), np.empty((tall, LANES))
+    for i in range(tall):
+        group[i, i] = 1.0
+    for i in range(d):
+        for j in range(d):
+            group[i, j, 0] = p[i, j]
+        diagonal[i, 0] = p[i, i]
+    _invert(group, root, diagonal, inverse)
+    for i in range(d):
+        for j in range(d):
+            out[i, j] = group[i, j, 0]
+
+
+@kernel
+def gather(packed: Any, group: Any, lane: int) -> None:
+    """Write a packed lower triangle to both triangles of one of eight matrices ``group[D, D + 1, 8]``."""
     start = 0
-    for i in range(out.shape[0]):
+    i = 0
+    while start < packed.shape[0]:
         for j in range(i + 1):
-            out[i, j] = packed[start + j]
-            out[j, i] = packed[start + j]
-        start += i + 1
+            group[i, j, lane] = packed[start + j]
+            group[j, i, lane] = packed[start + j]
+        i += 1
+        start += i
 
 
 @kernel
-def ridge(a: Any, b: Any, precision: Any, prior: Any, out: Any) -> None:
-    """Write the ridge solution prior + (A + diag(precision))⁻¹ (b − A prior)."""
-    d = b.shape[0]
-    p, work, v = np.empty((d, d)), np.empty((d, d)), np.empty((d, d))
-    rest = np.empty(d)
-    _times(a, prior, rest)
-    for i in range(d):
-        rest[i] = b[i] - rest[i]
-    _covariance(a, precision, p, work, v)
-    _times(v, rest, out)
-    for i in range(d):
-        out[i] += prior[i]
+def scatter(groups: Any, out: Any) -> None:
+    """Write matrices that come eight side by side to ``out[K, d, d]``, one after the other."""
+    d = out.shape[1]
+    for k in range(out.shape[0]):
+        group = groups[k // LANES]
+        for i in range(d):
+            line = out[k, i]
+            for j in range(d):
+                line[j] = group[i, j, k % LANES]
 
 
 @kernel
-def sherman_morrison(v: Any, mu: Any, x: Any, quality: float, weight: float, vx: Any) -> float:
-    """Fold one vote into (V, mu) in place; return 1 + weight * xᵀVx, or 0 if nothing was done.
+def pack(v: Any, half: Any, twice: Any) -> None:
+    """Write the lower triangles of V[K, d, d], half of the diagonal, to ``half[K, size]``; see `packing`."""
+    for k in range(v.shape[0]):
+        at = 0
+        for i in range(v.shape[1]):
+            n = (i // LANES + 1) * LANES
+            line, target, copy = v[k, i], half[k, at : at + n], twice[k, at : at + n]
+            for j in range(i):
+                target[j] = line[j]
+            target[i] = 0.5 * line[i]
+            for j in range(i + 1):
+                copy[j] = 2.0 * target[j]
+            at += n
 
-    V ← V − w (Vx)(Vx)ᵀ / (1 + w xᵀVx), mu ← mu + w (q − xᵀmu) Vx / (1 + w xᵀVx) (Sherman and Morrison, 1950).
-    Both triangles are written from one value: with two, their difference grows without bound.
+
+@kernel
+def ridge(packed: Any, b: Any, precision: Any, prior: Any, out: Any) -> None:
+    """Write the ridge solution prior + (A + diag(precision))⁻¹ (b − A prior), A being a packed lower triangle.
+
+    Only the diagonal of A is believed where it is not positive semidefinite, as in `_covariances`.
     """
-    d = mu.shape[0]
-    _times(v, x, vx)
-    q = 0.0
-    error = quality
+    d = precision.shape[0]
+    wide = -(-d // LANES) * LANES
+    p, inverse = np.zeros((wide, wide)), np.zeros((wide, wide))
+    rest = b.copy()
+    diagonal, variance = np.empty(d), np.zeros(d)
+    start = 0
     for i in range(d):
-        q += x[i] * vx[i]
-        error -= x[i] * mu[i]
-    bottom = 1.0 + weight * max(q, 0.0)
-    if not (bottom > 0.05) or not math.isfinite(bottom) or not math.isfinite(error):
-        return 0.0  # taking back more than is known: left to the next derive
-    c = weight / bottom
-    for i in range(d):
-        mu[i] += c * error * vx[i]
-        line = v[i]
-        ci = c * vx[i]
         for j in range(i + 1):
-            line[j] -= ci * vx[j]
-            v[j, i] = line[j]
-    return bottom
+            value = packed[start + j]
+            p[j, i] = value
+            rest[i] -= value * prior[j]
+            if j < i:
+                rest[j] -= value * prior[i]
+        start += i + 1
+        diagonal[i] = p[i, i] = max(p[i, i], 0.0) + precision[i]
+    _cholesky(p, d)
+    rows = inverse.reshape(-1)
+    for i in range(d):
+        for k in range(i):
+            subtract_row(rows, i * wide, rows, k * wide, p[k, i], (k // LANES + 1) * LANES)
+        inverse[i, i] = 1.0
+        for j in range(i + 1):
+            inverse[i, j] /= p[i, i]
+            variance[j] += inverse[i, j] * inverse[i, j]
+    sane = True
+    for i in range(d):
+        sane = sane and variance[i] <= (1.0 + 1e-6) / precision[i]  # false for NaN
+    for i in range(d):
+        diagonal[i] = rest[i] / diagonal[i]
+    _solve(p, rest, out)
+    for i in range(d):
+        out[i] = prior[i] + (out[i] if sane else diagonal[i])

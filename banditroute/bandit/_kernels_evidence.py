@@ -1,5 +1,6 @@
-"""Compiled kernels of evidence: one call adds one vote, element by element, in the order that the format fixes.
+"""Compiled kernels of learning: one call adds one vote to evidence, to a policy's working copy, or to both.
 
+Evidence is added element by element, in the order that the format fixes.
 Products and sums are rounded one by one: no fused multiply-add, no reassociation, so an oracle in plain Python reaches
 the same bits. Kernels that call each other live in one file, because numba's cache does not notice a changed callee in
 another one.
@@ -12,8 +13,11 @@ from typing import Any
 
 import numpy as np
 
-from banditroute.bandit._kernels import kernel
+from banditroute.bandit._kernels_lanes import BLOCK, TILE, downdate_row, half_row, triangle_size
+from banditroute.bandit.packing import COLUMNS, HEADER, NOISE, QBAR
+from banditroute_features.compile import njit_cached
 
+kernel = njit_cached(_nrt=False)  # nothing is allocated, so no references are counted
 CLIP = 2.5  # a standardised residual beyond this counts as this much
 
 
@@ -128,4 +132,102 @@ def add_vote(
     if input_tokens > 0.0 and input_pred > 0.0:  # NaN > 0 is false
         row[21] += weight * input_tokens
         row[22] += weight * input_pred
+    return True
+
+
+@kernel
+def _widen(x: Any, out: Any) -> None:
+    """Copy a context to float64 and pad it with zeros."""
+    for i in range(x.shape[0]):
+        out[i] = x[i]
+    out[x.shape[0] :] = 0.0
+
+
+@kernel
+def _half_times(w: Any, x: Any, out: Any, own: Any) -> None:
+    """Write (W + Wᵀ) x for a packed half matrix; ``own`` is scratch space."""
+    out[:] = 0.0
+    at = 0
+    for i in range(x.shape[0]):
+        n = (i // BLOCK + 1) * BLOCK
+        own[i] = half_row(w, at, x, x[i], n, out)
+        at += n
+    for i in range(x.shape[0]):  # not at once: vectors of ``out`` are on their way
+        out[i] += own[i]
+
+
+@kernel
+def _expect(state: Any, w: Any, x: Any, k: int) -> tuple[float, float]:
+    """Return xᵀmu and xᵀVx of model k under the working copy; the end of ``state`` receives x and Vx, padded."""
+    wide = int(state[2])
+    size = triangle_size(wide)
+    wx, vx, own = state[-3 * wide : -2 * wide], state[-2 * wide : -wide], state[-wide:]
+    _widen(x, wx)
+    _half_times(w[k * size : (k + 1) * size], wx, vx, own)
+    mu = state[HEADER + k * wide : HEADER + (k + 1) * wide]
+    mean = q = 0.0
+    for i in range(x.shape[0]):
+        mean += wx[i] * mu[i]
+        q += wx[i] * vx[i]
+    return mean, q
+
+
+@kernel
+def surprise(state: Any, w: Any, x: Any, k: int, quality: float) -> tuple[float, float]:
+    """Return how far a vote is from what the working copy expects, and the variance of that, in units of the noise."""
+    mean, q = _expect(state, w, x, k)
+    return (quality - mean) / state[3], 1.0 + max(q, 0.0)
+
+
+@kernel
+def follow(state: Any, w: Any, t: Any, x: Any, k: int, quality: float, weight: float) -> bool:
+    """Fold one vote into the working copy; return whether that was done.
+
+    V ← V − c (Vx)(Vx)ᵀ and mu ← mu + c (q − xᵀmu) Vx with c = w / (1 + w xᵀVx) (Sherman and Morrison, 1950). ``w``
+    holds, per model, the lower triangle of V with half of the diagonal: with two triangles, their difference grows
+    without bound. ``t`` is twice that in float32.
+    """
+    mean, q = _expect(state, w, x, k)
+    error = quality - mean
+    bottom = 1.0 + weight * max(q, 0.0)
+    if not (bottom > 0.05) or not math.isfinite(bottom) or not math.isfinite(error):
+        return False  # taking back more than is known: left to the next derive
+    models, wide = int(state[0]), int(state[2])
+    size = triangle_size(wide)
+    vx = state[-2 * wide : -wide]
+    c = weight / bottom
+    mu = state[HEADER + k * wide : HEADER + (k + 1) * wide]
+    tail = HEADER + (models // TILE + 1) * TILE * wide
+    xbar = state[tail + COLUMNS * models :]
+    project = 0.0
+    at = k * size
+    for i in range(x.shape[0]):
+        mu[i] += c * error * vx[i]
+        project += xbar[i] * vx[i]
+        downdate_row(w, t, at, i, vx, c * vx[i])
+        at += (i // BLOCK + 1) * BLOCK
+    qbar = state[tail + QBAR * models : tail + (QBAR + 1) * models]
+    qbar[k] = max(qbar[k] - c * project * project, 0.0)
+    state[tail + k] = NOISE * state[3] * math.sqrt(qbar[k])
+    return True
+
+
+# fmt: off
+@kernel
+def learn_quality(
+    row: Any, state: Any, w: Any, t: Any, x: Any, k: int, quality: float, quality_pred: float, sd_pred: float,
+    weight: float, bias: float,
+) -> bool:
+    # fmt: on
+    """Add a vote that holds nothing but a quality to the evidence of its model and to the working copy.
+
+    ``weight`` and ``bias`` are those of its kind. Return False, and write nothing, if a number is infinite or the
+    context has another length.
+    """
+    if x.shape[0] != int(state[1]) or not 0 <= k < int(state[0]):
+        return False
+    if _any_infinite(x, (quality, quality_pred, sd_pred)):
+        return False
+    _add_quality(row, x, quality, quality_pred, sd_pred, 1.0, 1.0)
+    follow(state, w, t, x, k, quality - bias, weight)
     return True

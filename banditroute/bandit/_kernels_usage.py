@@ -9,7 +9,7 @@ from banditroute.bandit._kernels import kernel
 
 @kernel
 def take_offsets_out(ta: Any, tb: Any, tx: Any, y: Any, n: Any, precision: float) -> None:
-    """Take the models' offsets out of the normal equations ``ta[d, d]``, ``tb[d]`` of the common regression.
+    """Take the models' offsets out of the normal equations ``ta`` (packed), ``tb[d]`` of the common regression.
 
     With o_k = (Σy − Σxᵀβ) / (n + precision) put into Σxxᵀβ + Σ_k Σx o_k = Σxy, β solves what is left:
     Σxxᵀ − Σ_k Σx Σxᵀ / (n + precision), Σxy − Σ_k Σx Σy / (n + precision). Without it β learns from which requests
@@ -18,12 +18,13 @@ def take_offsets_out(ta: Any, tb: Any, tx: Any, y: Any, n: Any, precision: float
     d = tb.shape[0]
     for k in range(n.shape[0]):
         share = 1.0 / (n[k] + precision)
+        start = 0
         for i in range(d):
             c = share * tx[k, i]
             tb[i] -= c * y[k]
-            line = ta[i]
-            for j in range(d):
-                line[j] -= c * tx[k, j]
+            for j in range(i + 1):
+                ta[start + j] -= c * tx[k, j]
+            start += i + 1
 
 
 @kernel

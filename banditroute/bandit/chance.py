@@ -40,7 +40,8 @@ def normal(seed: int, request: int, model: int) -> float:
     """Return the standard normal number that belongs to three 64-bit keys.
 
     The keys are chained through the finaliser of splitmix64 (Steele, Lea and Flood, Fast splittable pseudorandom
-    number generators, 2014), which makes two 53-bit uniforms; Box and Muller (1958) make one normal of them.
+    number generators, 2014); the upper 52 bits h of the result give the probability (h + 1/2) / 2**52, and algorithm
+    AS 241 (Wichura, The percentage points of the normal distribution, 1988) its quantile. The largest is 8.1.
 
     Parameters
     ----------

@@ -14,6 +14,8 @@ from typing import Final, NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
+from banditroute.bandit.sums import Sums
+
 Floats = NDArray[np.float64]
 
 TRUST: Final = ("outcome", "score", "judge", "thumb")  # most trusted first; others come last
@@ -31,16 +33,6 @@ class Kind(NamedTuple):
     bias: float = 0.0
 
 
-class KindSums(NamedTuple):
-    """The quality sums of one kind: A[K, d, d], b[K, d], n[K] and Σwq²[K], votes without context folded in."""
-
-    name: str
-    a: Floats
-    b: Floats
-    n: Floats
-    q2: Floats
-
-
 def trusted_first(names: Sequence[str]) -> list[str]:
     """Return the names of kinds, the most trusted first.
 
@@ -52,28 +44,28 @@ def trusted_first(names: Sequence[str]) -> list[str]:
     return sorted(names, key=lambda name: (TRUST.index(name) if name in TRUST else len(TRUST), name))
 
 
-def pooled(kinds: Sequence[Kind], sums: Sequence[KindSums]) -> tuple[Floats, Floats, Floats, Floats]:
+def pooled(kinds: Sequence[Kind], sums: Sequence[Sums]) -> Sums:
     """Return the quality sums of all kinds together, as if all votes were of the yardstick's kind.
 
     Weights and biases enter A, b and Σwq²; n counts votes as they came, which is what a noise variance is divided by.
     """
-    a, b, n, q2 = (np.zeros_like(part) for part in sums[0][1:])
+    a, b, n, q2 = (np.zeros_like(part) for part in sums[0])
     for kind, part in zip(kinds, sums, strict=True):
         a += kind.weight * part.a
         b += kind.weight * (part.b - kind.bias * part.a[:, :, 0])
         q2 += kind.weight * _squares(kind, part)
         n += part.n
-    return a, b, n, q2
+    return Sums(a, b, n, q2)
 
 
 def estimated(
-    kinds: Sequence[Kind], sums: Sequence[KindSums], mu: Floats, v: Floats, sigma2: float
+    kinds: Sequence[Kind], sums: Sequence[Sums], mu: Floats, v: Floats, sigma2: float
 ) -> list[Kind]:
     """Return better weights and biases, given the posterior that the present ones lead to.
 
     Parameters
     ----------
-    kinds, sums : sequences of Kind and of KindSums
+    kinds, sums : sequences of Kind and of Sums
         The yardstick first.
     mu : float64[K, d]
         Posterior means.
@@ -97,9 +89,7 @@ def estimated(
     ]
 
 
-def _biases(
-    kinds: Sequence[Kind], sums: Sequence[KindSums], mu: Floats, v: Floats, sigma2: float
-) -> list[float]:
+def _biases(kinds: Sequence[Kind], sums: Sequence[Sums], mu: Floats, v: Floats, sigma2: float) -> list[float]:
     """Solve for all biases at once, the models' means following: else they would creep towards the solution."""
     contexts = [kind.weight * part.a[:, :, 0] for kind, part in zip(kinds[1:], sums[1:], strict=True)]
     left = np.empty((len(contexts), len(contexts)))
@@ -117,7 +107,7 @@ def _biases(
     return [0.0, *(_within(float(bias), -1.0, 1.0) for bias in np.linalg.solve(left, right))]
 
 
-def _squares(kind: Kind, part: KindSums) -> Floats:
+def _squares(kind: Kind, part: Sums) -> Floats:
     """Return Σw(q − bias)² of every model."""
     squares: Floats = part.q2 - 2.0 * kind.bias * part.b[:, 0] + kind.bias**2 * part.n
     return np.maximum(squares, 0.0)

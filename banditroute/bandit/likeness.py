@@ -73,16 +73,15 @@ def apply(
     mu, v : float64[K, d], float64[K, d, d]
         Read for the other models, written for those in ``order``.
     """
-    work, prior = np.empty_like(v[0]), np.empty_like(v[0])
+    prior = np.empty_like(v[0])
     for k, like in order:
         wide = start(v[like], scale2, sigma2)
         if not n[k] > _kernels.TINY:
             mu[k], v[k] = mu[like], wide
             continue
         most = wide.diagonal().copy()
-        _kernels.invert(wide, work, prior)
-        precision = prior + a[k]
-        _kernels.invert(precision, work, v[k])
+        _kernels.invert(wide, prior)
+        _kernels.invert(prior + a[k], v[k])
         got = v[k].diagonal()
         if not ((got >= 0.0) & (got <= most * (1.0 + 1e-6))).all():  # no sum of squares is left of A
             v[k] = np.diag(1.0 / (prior.diagonal() + np.maximum(a[k].diagonal(), 0.0)))

@@ -142,7 +142,7 @@ class Window:
         # fmt: off
         choices = policy.decide(DecideBatch(
             self._x[rows], self._keys[rows], self._limits[rows], self._eligible[rows], prices
-        ))
+        ), propensity=False)
         # fmt: on
         self.fresh = 0
         allowed = np.zeros(choices.score.shape, np.bool_)

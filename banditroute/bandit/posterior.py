@@ -16,11 +16,12 @@ from numpy.typing import NDArray
 
 from banditroute.bandit import _kernels, likeness
 from banditroute.bandit import layout as at
-from banditroute.bandit.evidence import Evidence, ModelKey
-from banditroute.bandit.kinds import PASSES, Kind, KindSums, estimated, pooled, trusted_first
+from banditroute.bandit.evidence import Evidence
+from banditroute.bandit.kinds import PASSES, Kind, estimated, pooled, trusted_first
 from banditroute.bandit.layout import Layout
 from banditroute.bandit.prior import Block, ModelPrior, PriorConfig, check_blocks, check_models, same_prior
-from banditroute.bandit.usage import bounded, derive_input, derive_latency, derive_tokens
+from banditroute.bandit.sums import Sums, gather, grouped, matrices, one_by_one, side_by_side, vectors
+from banditroute.bandit.usage import derive_input, derive_latency, derive_tokens
 
 Floats = NDArray[np.float64]
 
@@ -148,27 +149,6 @@ class Posterior:
         # fmt: on
 
 
-def _gather(evidence: Evidence, keys: Sequence[ModelKey]) -> tuple[Floats, dict[str, Floats]]:
-    """Return float64[K, row_size] over all kinds of feedback, and for each kind that has quality votes.
-
-    Zeros where nothing is known; bounded so that squares stay finite.
-    """
-    index = {key: k for k, key in enumerate(keys)}
-    rows = np.zeros((len(keys), evidence.layout.row_size))
-    kinds: dict[str, Floats] = {}
-    for at_row in sorted(evidence.rows):
-        k = index.get(at_row.model)
-        if k is None:
-            continue
-        row = bounded(evidence.rows[at_row])
-        rows[k] += row
-        if row[at.N_FREE] > _kernels.TINY:
-            kinds.setdefault(at_row.kind, np.zeros_like(rows))[k] = row
-    for k, row in enumerate(rows):
-        rows[k] = bounded(row)
-    return rows, kinds
-
-
 def derive(
     evidence: Evidence,
     models: Sequence[ModelPrior],
@@ -222,11 +202,11 @@ def derive(
     order = sorted(range(len(models)), key=lambda k: models[k].key)
     inverse = np.argsort(np.array(order, dtype=np.int64))
     ranked = [models[k] for k in order]
-    rows, by_kind = _gather(evidence, [model.key for model in ranked])
-    sums = [KindSums(name, *_quality_sums(by_kind[name], layout)) for name in trusted_first(list(by_kind))]
-    kinds = [Kind(part.name) for part in sums]
-    a, b, n, q2 = sums[0][1:] if len(sums) == 1 else _quality_sums(rows, layout)
-    offset = np.array([model.quality_offset for model in ranked], dtype=np.float64)
+    count = len(ranked)
+    rows, by_kind = gather(evidence, [model.key for model in ranked])
+    sums = side_by_side(rows, layout)
+    offset = np.zeros_like(sums.n)
+    offset.ravel()[: len(ranked)] = [model.quality_offset for model in ranked]
     base = np.array([config.scale_intercept if start == 0 else config.scale_context for start, _ in spans])
     # fmt: off
     constants = np.array([
@@ -235,15 +215,25 @@ def derive(
     ])
     # fmt: on
     s2, m = np.empty(len(spans)), np.empty(layout.d)
-    mu, v = np.empty((len(models), layout.d)), np.empty((len(models), layout.d, layout.d))
-    sigma2 = float(_kernels.quality(a, b, n, q2, offset, spans, base**2, constants, s2, m, mu, v))
-    for _ in range(PASSES if len(kinds) > 1 else 0):
-        kinds = estimated(kinds, sums, mu, v, sigma2)
-        a, b, n, q2 = pooled(kinds, sums)
-        sigma2 = float(_kernels.quality(a, b, n, q2, offset, spans, base**2, constants, s2, m, mu, v))
+    means, covariances = np.zeros_like(sums.b), np.empty_like(sums.a)
+
+    def solve(sums: Sums) -> tuple[float, Floats, Floats]:
+        sigma2 = _kernels.quality(*sums, offset, spans, base**2, constants, s2, m, means, covariances)
+        return float(sigma2), vectors(means, count, layout.d), matrices(covariances, count, layout.d)
+
+    sigma2, mu, v = solve(sums)
+    kinds = [Kind(name) for name in trusted_first(list(by_kind))]
+    if len(kinds) > 1:
+        parts = [one_by_one(side_by_side(by_kind[kind.name], layout), count, layout.d) for kind in kinds]
+        for _ in range(PASSES):
+            kinds = estimated(kinds, parts, mu, v, sigma2)
+            sums = grouped(pooled(kinds, parts))
+            sigma2, mu, v = solve(sums)
     pool_scale2 = np.repeat(s2, spans[:, 1] - spans[:, 0])
     likes = likeness.pairs(ranked)
-    likeness.apply(likes, a, b, n, pool_scale2, sigma2, mu, v)
+    if likes:
+        likeness.apply(likes, *one_by_one(sums, count, layout.d)[:3], pool_scale2, sigma2, mu, v)
+    n = sums.n.ravel()[:count]
     xbar = _mean_context(rows, layout)
     qbar = np.maximum(((v * xbar).sum(axis=2) * xbar).sum(axis=1), 0.0)
     beta, token_offset, ratio = derive_tokens(evidence, rows, config, likes)
@@ -256,21 +246,6 @@ def derive(
         tuple(kinds),
     )
     # fmt: on
-
-
-def _quality_sums(rows: Floats, layout: Layout) -> tuple[Floats, Floats, Floats, Floats]:
-    """Return (A[K, d, d], b[K, d], n[K], Σwq²[K]), votes without context folded into the intercept."""
-    count, d = len(rows), layout.d
-    a, b = np.empty((count, d, d)), rows[:, layout.b].copy()
-    n, q2 = np.maximum(rows[:, at.N], 0.0), np.maximum(rows[:, at.SQ2], 0.0)
-    for k, row in enumerate(rows):
-        _kernels.unpack(row[layout.a], a[k])
-        extra = row[at.N_FREE] - row[at.N]
-        if extra > _kernels.TINY * row[at.N_FREE]:  # less is what rounding left
-            a[k, 0, 0] += extra
-            b[k, 0] = row[at.Q_FREE]  # the intercept's column is 1, so b[0] is Σwq of the votes with context
-            n[k], q2[k] = row[at.N_FREE], max(row[at.Q2_FREE], 0.0)
-    return a, b, n, q2
 
 
 def _mean_context(rows: Floats, layout: Layout) -> Floats:

@@ -10,19 +10,31 @@ scores are independent Gaussians, so the propensity of the choice is one integra
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
+from typing import Final
 
 import numpy as np
-from numpy.typing import NDArray
+from numpy.typing import ArrayLike, NDArray
 
-from banditroute.bandit import _kernels, _kernels_decide
+from banditroute.bandit import _kernels_evidence
+from banditroute.bandit._kernels_decide import decide_batch, decide_one
 from banditroute.bandit.batch import LIMITS, UNLIMITED, Choices, DecideBatch
 from banditroute.bandit.chance import model_key
-from banditroute.bandit.evidence import Evidence, ModelKey
+from banditroute.bandit.evidence import Evidence, ModelKey, RowKey
+from banditroute.bandit.packing import (
+    pack_covariance,
+    pack_state,
+    unpack_covariance,
+    weights_of,
+)
 from banditroute.bandit.posterior import Posterior, derive
 from banditroute.bandit.prior import Block, ModelPrior, PriorConfig, check_blocks, check_models
+from banditroute.bandit.single import Single
 
-__all__ = ["LIMITS", "UNLIMITED", "Choices", "DecideBatch", "Policy"]
+__all__ = ["LIMITS", "UNLIMITED", "Choices", "DecideBatch", "Policy", "Single"]
+
+FLOAT32: Final = np.dtype(np.float32)
 
 
 class Policy:
@@ -91,38 +103,27 @@ class Policy:
         check_blocks(self.blocks, self.d)
         self.posterior: Posterior
         self._warm = warm
-        self.models = tuple(models)
-        self._install(self.derived(Evidence(self.d)))
+        self.models: tuple[ModelPrior, ...] = ()
+        self.index: dict[ModelKey, int] = {}
+        self._names: list[int] = []
+        self._install(derive(self._known(Evidence(self.d)), models, self.blocks, self.config))
 
     def _install(self, posterior: Posterior) -> None:
         """Make ``posterior`` the current one and start the working copy afresh."""
         self.posterior = posterior
-        self.models = posterior.models
-        self.index = {model.key: k for k, model in enumerate(self.models)}
-        count, d = len(self.models), self.d
-        names = [model_key(*model.key) for model in self.models]
-        self._names = np.array(names, dtype=np.uint64)
-        self._v = posterior.V.copy()
-        self._mu = posterior.mu.copy()
-        self._qbar = posterior.qbar.copy()
-        wide = -(-d // 8) * 8  # padded with zeros, so that the kernel needs no remainder loops
-        self._v32 = np.zeros((count, wide, wide), dtype=np.float32)
-        self._v32[:, :d, :d] = self._v
-        self._x = np.empty(d)
-        self._vx = np.empty(d)
-        sigma = posterior.sigma2**0.5
-        self._state = np.zeros((d + 6, count + 1))
-        self._state[:d, :count] = self._mu.T
-        self._state[:d, count] = posterior.token_beta
-        tail = self._state[d:]
-        tail[0, :count] = _kernels_decide.NOISE * sigma * np.sqrt(posterior.qbar)
-        tail[0, count] = sigma
-        tail[1, :count], tail[1, count] = posterior.token_offset, posterior.latency_pool
-        tail[2, :count] = posterior.token_ratio
-        tail[3, :count], tail[4, :count] = posterior.latency_intercept, posterior.latency_slope
-        tail[5, :count] = posterior.input_ratio
+        if posterior.models != self.models:
+            self.models = posterior.models
+            self.index = {model.key: k for k, model in enumerate(self.models)}
+            self._names = [model_key(*model.key) for model in self.models]
+        self._state = pack_state(posterior, self._names, self.seed, self.floor, greedy=self.greedy)
+        self._half, self._twice = pack_covariance(posterior.V)
         self._new = 0
         self._needed = max(1.0, float(posterior.n.sum()) / 10.0)
+
+    @property
+    def working(self) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
+        """Copies of the working copy: (mu[K, d], V[K, d, d])."""
+        return weights_of(self._state)[:-1].copy(), unpack_covariance(self._half, self.d)
 
     def derive(self, evidence: Evidence) -> Posterior:
         """Derive the posterior from merged evidence, make it the current one and return it."""
@@ -131,8 +132,10 @@ class Policy:
 
     def derived(self, evidence: Evidence) -> Posterior:
         """Return the posterior of other evidence, for the same catalog; nothing changes."""
-        known = evidence if self._warm is None else Evidence.merge([self._warm, evidence])
-        return derive(known, self.models, self.blocks, self.config)
+        return derive(self._known(evidence), self.models, self.blocks, self.config)
+
+    def _known(self, evidence: Evidence) -> Evidence:
+        return evidence if self._warm is None else Evidence.merge([self._warm, evidence])
 
     def surprise(
         self, key: ModelKey, x: NDArray[np.float32], quality: float, kind: str = "score"
@@ -145,11 +148,10 @@ class Policy:
         k = self.index.get(key)
         if k is None or quality != quality:
             return None
-        wide = x.astype(np.float64)
+        # The kernel speaks of a vote of the yardstick's kind.
         _, weight, bias = self.posterior.kind(kind)
-        residual = (quality - bias - float(wide @ self._mu[k])) / self.posterior.sigma2**0.5
-        spread = max(float(wide @ self._v[k] @ wide), 0.0)
-        return weight, weight * residual, weight + weight * weight * spread
+        residual, variance = _kernels_evidence.surprise(self._state, self._half, x, k, quality - bias)
+        return weight, weight * residual, weight + weight * weight * (variance - 1.0)
 
     @property
     def due(self) -> bool:
@@ -187,20 +189,91 @@ class Policy:
         if k is None or quality != quality:
             return
         _, worth, bias = self.posterior.kind(kind)
-        quality, weight = quality - bias, weight * worth
-        self._x[:] = x
-        v, mu, vx = self._v[k], self._mu[k], self._vx
-        bottom = _kernels.sherman_morrison(v, mu, self._x, quality, weight, vx)
-        if bottom == 0.0:
-            return
-        d = self.d
-        self._v32[k, :d, :d] = v
-        self._state[:d, k] = mu
-        project = float(self.posterior.xbar @ vx)
-        self._qbar[k] = max(self._qbar[k] - weight * project * project / bottom, 0.0)
-        self._state[d, k] = _kernels_decide.NOISE * self._state[d, -1] * self._qbar[k] ** 0.5
+        # fmt: off
+        _kernels_evidence.follow(
+            self._state, self._half, self._twice, x, k, float(quality) - bias, float(weight) * worth
+        )
+        # fmt: on
 
-    def decide(self, batch: DecideBatch, *, every: bool = False) -> Choices:
+    def learn(
+        self,
+        evidence: Evidence,
+        model: int,
+        x: NDArray[np.float32],
+        quality: float,
+        quality_pred: float = math.nan,
+        sd_pred: float = math.nan,
+        kind: str = "score",
+    ) -> None:
+        """Add a vote that is nothing but a quality to evidence, and observe it: both in one call.
+
+        The same as ``evidence.add(key, x, Vote(quality, quality_pred, sd_pred), 1.0, kind=kind)`` and
+        ``observe(model, x, quality, kind=kind)``, bit for bit.
+
+        Raises
+        ------
+        ValueError
+            If ``x`` is not float32[d] or a number is infinite; nothing is written then.
+        """
+        if not type(quality) is type(quality_pred) is type(sd_pred) is float:
+            quality, quality_pred, sd_pred = float(quality), float(quality_pred), float(sd_pred)  # one type
+        name, generation = self.models[model].key
+        key = RowKey(name, generation, kind)
+        _, weight, bias = self.posterior.kind(kind)
+        row = evidence.rows.get(key)
+        new = row is None
+        if row is None:
+            row = evidence.row(key)
+        # fmt: off
+        done = x.dtype == FLOAT32 and (quality != quality or _kernels_evidence.learn_quality(
+            row, self._state, self._half, self._twice, x, model, quality, quality_pred, sd_pred, weight, bias
+        ))
+        # fmt: on
+        if not done:
+            if new:
+                del evidence.rows[key]
+            raise ValueError(f"a vote is finite numbers and a context float32[{self.d}], got {quality}, {x}")
+        self._new += 1
+
+    def single(self, prices: ArrayLike) -> Single:
+        """Return the columns of one request that may choose any model, to be used again and again by `choose`."""
+        return Single(len(self.models), self.d, prices)
+
+    def choose(self, one: Single, x: NDArray[np.float32], key: int, *, propensity: bool = False) -> int:
+        """Decide one request: the same, bit for bit, as `decide` does in a batch, in the least time.
+
+        Parameters
+        ----------
+        one : Single
+            Limits, prices and eligible models; it receives what was decided.
+        x : float32[d]
+            Context.
+        key : int
+            ``chance.request_key`` of the request.
+        propensity : bool
+            Whether to work out the propensity and the ranking, too.
+
+        Returns
+        -------
+        int
+            Index of the chosen model, -1 when none may serve.
+
+        Raises
+        ------
+        ValueError
+            If ``one`` was made for another number of models or ``x`` is not float32[d].
+        """
+        if x.dtype is not FLOAT32 and x.dtype != FLOAT32:  # the first comparison is the cheap one
+            raise ValueError(f"a decision takes a context of float32, got {x.dtype}")
+        one.keys[0] = key
+        chosen = decide_one(self._state, self._twice, x, one.desk, 1 if propensity else 0)
+        if chosen < -1:
+            raise ValueError(
+                f"a decision takes a desk for {len(self.models)} models and contexts of {self.d}, got another"
+            )
+        return chosen
+
+    def decide(self, batch: DecideBatch, *, propensity: bool = True, every: bool = False) -> Choices:
         """Choose a model for every request of a batch.
 
         The result does not depend on how requests are split into batches, and permuting the catalog permutes it.
@@ -209,6 +282,9 @@ class Policy:
         ----------
         batch : DecideBatch
             Its columns.
+        propensity : bool
+            Whether to work out the propensity of the choice and the ranking. Otherwise it is NaN, and ``rank`` lists
+            the other models that may serve as they stand in the catalog.
         every : bool
             Whether to work out the propensity of every model, too.
 
@@ -235,9 +311,10 @@ class Policy:
             chance[:, 0], chance[:, 1:] = batch.limits[:, 2], np.nan
         else:
             # fmt: off
-            _kernels_decide.decide_batch(
-                self.seed, self.greedy, self.floor, batch.x, batch.keys, batch.limits, batch.eligible, batch.prices,
-                self._state, self._v32, self._names, candidates, score, rank, info, chance,
+            decide_batch(
+                self._state, self._twice, np.ascontiguousarray(batch.x), batch.keys, batch.limits, batch.eligible,
+                batch.prices.ravel(), 1 if propensity or every else 0,
+                candidates.reshape(n, 5 * count), score, rank, info, chance,
             )
             # fmt: on
         return Choices(info, candidates, score, rank, chance)

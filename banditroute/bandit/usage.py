@@ -86,8 +86,7 @@ def derive_tokens(
     precision[0] = config.token_precision_intercept
     prior, beta = np.zeros(layout.d), np.empty(layout.d)
     prior[0] = math.log1p(config.token_prior)
-    ta, tb = np.empty((layout.d, layout.d)), shared[layout.shared_tb].copy()
-    _kernels.unpack(shared[layout.shared_ta], ta)
+    ta, tb = shared[layout.shared_ta].copy(), shared[layout.shared_tb].copy()
     n, y = np.maximum(rows[:, at.TOK_N], 0.0), rows[:, at.TOK_Y]
     known = n > _kernels.TINY
     tx = np.where(known[:, None], rows[:, layout.tx], 0.0)

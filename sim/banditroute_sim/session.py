@@ -11,7 +11,7 @@ from collections.abc import Sequence
 import numpy as np
 from numpy.typing import NDArray
 
-from banditroute.bandit.batch import LIMITS, UNLIMITED, Choices, DecideBatch
+from banditroute.bandit.batch import LIMITS, Choices
 from banditroute.bandit.evidence import Evidence, Vote
 from banditroute.bandit.pacing import Fixed, Pacer
 from banditroute.bandit.posterior import ModelPrior, PriorConfig
@@ -72,8 +72,7 @@ class Session:
         self._epochs: dict[str, int] = {}
         self._open: dict[int, tuple[NDArray[np.float32], Floats, float]] = {}
         self._paced = np.ones(1, np.bool_)
-        self._limits = np.array([UNLIMITED])
-        self._key = np.zeros(1, np.uint64)
+        self._one = self.policy.single(np.zeros((len(models), 2)))
 
     def decide(
         self,
@@ -84,19 +83,23 @@ class Session:
         eligible: NDArray[np.bool_],
         *,
         estimated: bool = False,
+        propensity: bool = True,
     ) -> Choices:
         """Decide request ``t``; ``prices`` is float64[K, 2] in USD per million tokens.
 
-        ``estimated`` says that the input tokens are an estimate, to be corrected by what models report.
+        ``estimated`` says that the input tokens are an estimate, to be corrected by what models report. The next
+        decision overwrites the result.
         """
-        self._limits[0, _INPUT], self._limits[0, _ESTIMATED] = input_tokens, estimated
-        self._key[0] = t
-        batch = DecideBatch(x[None], self._key, self._limits, eligible[None], prices)
-        self.pacer.pace(self.policy, batch, self._paced, 0.0)
-        choices = self.policy.decide(batch)
+        one = self._one
+        one.limits[_INPUT], one.limits[_ESTIMATED] = input_tokens, estimated
+        one.prices[:], one.eligible[:] = prices, eligible
+        one.keys[0] = t
+        self.pacer.pace(self.policy, one.batch(x), self._paced, 0.0)
+        self.policy.choose(one, x, t, propensity=propensity)
+        choices = one.choices()
         self.pacer.decided(choices, 0.0)
         # a decision logs its estimate as float32
-        self._open[t] = (x, choices.candidates[0], float(np.float32(input_tokens)) if estimated else NAN)
+        self._open[t] = (x, one.candidates.copy(), float(np.float32(input_tokens)) if estimated else NAN)
         return choices
 
     def learn(

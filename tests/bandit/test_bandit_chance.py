@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import math
 
+import numba
 import numpy as np
 import pytest
-from scipy import stats
+from scipy import special, stats
 
+from banditroute.bandit import _kernels_decide
 from banditroute.bandit.chance import model_key, normal, request_key
 from tests import naive_bandit as naive
 
@@ -31,7 +33,7 @@ def test_numbers_equal_the_plain_python_oracle(keys):
 
 
 def test_golden_numbers_never_change():
-    assert normal(1, 2, 3) == pytest.approx(1.5002254508730999, rel=1e-13)
+    assert normal(1, 2, 3) == pytest.approx(0.8937008379324025, rel=1e-13)
 
 
 @pytest.mark.parametrize("consecutive", [True, False])
@@ -51,6 +53,38 @@ def test_numbers_of_two_models_two_seeds_and_two_requests_are_uncorrelated():
     for other in (draws(1, requests, [b] * N), draws(2, requests, [a] * N), np.roll(first, 1)):
         assert abs(np.corrcoef(first, other)[0, 1]) < LIMIT
         assert abs(np.corrcoef(first**2, other**2)[0, 1]) < LIMIT
+
+
+def test_four_million_numbers_have_the_moments_and_the_tails_of_a_normal_one():
+    @numba.njit
+    def sums(count):
+        powers, beyond = np.zeros(8), np.zeros(6)
+        for i in range(count):
+            z = _kernels_decide.normal(np.uint64(5), np.uint64(i // 8), np.uint64(i % 8))
+            value = 1.0
+            for p in range(8):
+                value *= z
+                powers[p] += value
+            for s in range(6):
+                beyond[s] += abs(z) > s
+        return powers / count, beyond / count
+
+    count = 4_000_000
+    powers, beyond = sums(count)
+    for p, (got, want) in enumerate(zip(powers, [0, 1, 0, 3, 0, 15, 0, 105], strict=True), start=1):
+        variance = stats.norm.moment(2 * p) - want**2
+        assert abs(got - want) < 4 * math.sqrt(variance / count), p
+    for s, got in enumerate(beyond):
+        want = 2 * stats.norm.sf(s)
+        assert abs(got - want) <= 4 * math.sqrt(want * (1 - want) / count) + 1e-12, s
+
+
+def test_the_extreme_probabilities_have_finite_and_opposite_quantiles():
+    quantile = _kernels_decide._quantile
+    for p in (2.0**-53, 2.0**-52, 1e-12, 0.01, 0.075, 0.0751, 0.3):
+        assert quantile(p) == pytest.approx(special.ndtri(p), rel=1e-14)
+    assert quantile(1 - 2.0**-53) == -quantile(2.0**-53)
+    assert quantile(0.5) == 0.0
 
 
 def test_keys_out_of_range_are_refused():

@@ -10,6 +10,7 @@ import pytest
 
 from banditroute.bandit.chance import model_key
 from banditroute.bandit.evidence import Evidence, ModelKey, Vote
+from banditroute.bandit.packing import QBAR, tail_of
 from banditroute.bandit.posterior import ModelPrior
 from banditroute.bandit.thompson import Choices, DecideBatch, Policy
 from tests import naive_bandit as naive
@@ -261,11 +262,12 @@ def test_feedback_moves_the_working_copy_as_the_formula_says_and_derive_throws_i
         inverse = np.linalg.inv(v) + weight * np.outer(xd, xd)
         mu = np.linalg.solve(inverse, np.linalg.solve(v, mu) + weight * quality * xd)
         v = np.linalg.inv(inverse)
-    np.testing.assert_allclose(policy._v[1], v, rtol=1e-8, atol=1e-12)
-    np.testing.assert_allclose(policy._mu[1], mu, rtol=1e-8)
-    assert (policy._v[1] == policy._v[1].T).all()
+    got_mu, got_v = policy.working
+    np.testing.assert_allclose(got_v[1], v, rtol=1e-8, atol=1e-12)
+    np.testing.assert_allclose(got_mu[1], mu, rtol=1e-8)
+    assert (got_v[1] == got_v[1].T).all()
     xbar = policy.posterior.xbar
-    assert policy._qbar[1] == pytest.approx(xbar @ v @ xbar, rel=1e-8)
+    assert tail_of(policy._state)[0][QBAR, 1] == pytest.approx(xbar @ v @ xbar, rel=1e-8)
     assert not same(columns(policy.decide(batch_of(2, 20))), before[0])
     policy.derive(evidence_of(1, policy.models))
     assert same(columns(policy.decide(batch_of(2, 20))), before[0])
@@ -274,12 +276,13 @@ def test_feedback_moves_the_working_copy_as_the_formula_says_and_derive_throws_i
 def test_a_long_working_copy_stays_symmetric_and_true():
     policy = Policy(models(), BLOCKS)
     rng = np.random.default_rng(0)
-    precision = np.linalg.inv(policy._v[0])
+    precision = np.linalg.inv(policy.working[1][0])
     for x in contexts(rng, 20_000):
         policy.observe(0, x, 1.0)
         precision += np.outer(x.astype(float), x.astype(float))
-    assert (policy._v[0] == policy._v[0].T).all()
-    np.testing.assert_allclose(policy._v[0], np.linalg.inv(precision), rtol=1e-6, atol=1e-12)
+    v = policy.working[1][0]
+    assert (v == v.T).all()
+    np.testing.assert_allclose(v, np.linalg.inv(precision), rtol=1e-6, atol=1e-12)
 
 
 def test_a_derive_is_due_after_a_tenth_more_feedback():
@@ -299,15 +302,15 @@ def test_a_derive_is_due_after_a_tenth_more_feedback():
 def test_withdrawals_nan_and_unknown_models_never_break_the_working_copy():
     policy = Policy(models(), BLOCKS)
     x = contexts(np.random.default_rng(0), 1)[0]
-    before = policy._mu.copy()
+    before = policy.working[0]
     policy.observe(ModelKey("gone", 3), x, 1.0)
     policy.observe(0, x, math.nan)
     policy.observe(0, x, math.inf)
     policy.observe(0, x, 1.0, -1e9)
-    assert policy._mu.tobytes() == before.tobytes()
+    assert policy.working[0].tobytes() == before.tobytes()
     policy.observe(0, x, 1.0, 1.0)
     policy.observe(0, x, 1.0, -1.0)
-    np.testing.assert_allclose(policy._mu, before, rtol=1e-9, atol=1e-12)
+    np.testing.assert_allclose(policy.working[0], before, rtol=1e-9, atol=1e-12)
 
 
 def test_models_come_and_go_at_any_time(policy):
@@ -374,6 +377,84 @@ def test_hostile_feedback_never_gives_nan():
                 policy.derive(evidence)
                 assert np.isfinite(choices.score).all()
                 assert np.isfinite(policy.decide(batch_of(1, 20)).score).all()
+
+
+@pytest.mark.parametrize("count", [1, 3, 4, 5, 16, 100])
+@pytest.mark.parametrize("d", [1, 7, 8, 33])
+@pytest.mark.parametrize(("floor", "greedy"), [(0.0, False), (0.3, False), (0.0, True)])
+def test_one_request_alone_is_decided_as_in_a_batch_bit_for_bit(count, d, floor, greedy):
+    rng = np.random.default_rng(d)
+    catalog = [ModelPrior(ModelKey(f"m{k}"), 0.01 * (k % 3), [math.nan, 700.0][k % 2]) for k in range(count)]
+    policy = Policy(catalog, [(0, 1)] if d == 1 else [(0, 1), (1, d)], seed=3, floor=floor, greedy=greedy)
+    if count > 1:
+        policy.derive(evidence_of(4, catalog, d=d))
+    prices = rng.uniform(0.1, 10, (count, 2))
+    some = batch_of(5, 21, d, min(count, K))
+    eligible = rng.random((21, count)) < 0.8
+    batch = DecideBatch(some.x, some.keys, some.limits, eligible, prices)
+    batch.limits[:, 6], batch.limits[:, 7] = 30.0, 0.5  # two ends of a budget
+    whole, quick = policy.decide(batch), policy.decide(batch, propensity=False)
+    one = policy.single(prices)
+    for propensity, want in ((True, whole), (False, quick)):
+        for i in range(21):
+            one.limits[:], one.eligible[:] = batch.limits[i], batch.eligible[i]
+            assert policy.choose(one, batch.x[i], int(batch.keys[i]), propensity=propensity) == want.chosen[i]
+            row = Choices(*(column[i : i + 1] for column in columns(want)))
+            assert same(columns(one.choices()), columns(row))
+    assert (whole.info == quick.info).all()
+    assert whole.score.tobytes() == quick.score.tobytes()
+    assert np.isnan(quick.propensity).all()
+    assert (np.sort(quick.rank, axis=1) == np.sort(whole.rank, axis=1)).all()
+
+
+def test_a_desk_or_a_context_of_another_shape_is_refused(policy):
+    one = policy.single(PRICES)
+    x = contexts(np.random.default_rng(0), 1)[0]
+    assert policy.choose(one, x, 2**64 - 1) >= 0
+    for bad in (x[:3].copy(), x.astype(np.float64)):
+        with pytest.raises(ValueError, match="takes"):
+            policy.choose(one, bad, 1)
+    policy.set_models(policy.models[:2])
+    with pytest.raises(ValueError, match="takes"):
+        policy.choose(one, x, 1)
+    with pytest.raises(OverflowError):
+        policy.choose(policy.single(PRICES[:2]), x, -1)
+    policy.set_models([])
+    none = policy.single(np.empty((0, 2)))
+    assert policy.choose(none, x, 1) == -1
+    assert none.info.tolist() == [-1, 1, 0]
+
+
+@pytest.mark.parametrize("d", [1, 6, 8, 33])
+def test_learning_in_one_call_equals_evidence_and_working_copy_bit_for_bit(d):
+    catalog = models()
+    blocks = [(0, 1)] if d == 1 else [(0, 1), (1, d)]
+    fused, apart = Policy(catalog, blocks), Policy(catalog, blocks)
+    first, second = Evidence(d), Evidence(d)
+    rng = np.random.default_rng(0)
+    for i, x in enumerate(contexts(rng, 60, d)):
+        k = i % K
+        quality, expected, sd = rng.random(3).tolist()
+        fused.learn(first, k, x, quality, expected, sd)
+        second.add(catalog[k].key, x, Vote(quality, expected, sd), 1.0)
+        apart.observe(k, x, quality)
+    assert first == second
+    assert fused._state.tobytes() == apart._state.tobytes()
+    assert fused._half.tobytes() == apart._half.tobytes()
+    assert fused._twice.tobytes() == apart._twice.tobytes()
+    assert fused._new == apart._new == 60
+    before = first.copy()
+    x = np.ones(d, np.float32)
+    empty = Evidence(d)
+    with pytest.raises(ValueError, match="finite"):
+        fused.learn(empty, 0, x, math.inf)
+    assert not empty.rows
+    for bad in ((x, math.inf), (x * np.inf, 0.5), (x.astype(float), 0.5), (x[:0], 0.5)):
+        with pytest.raises(ValueError, match=r"finite|context"):
+            fused.learn(first, 0, *bad)
+    fused.learn(first, 0, x, math.nan)
+    assert first == before
+    assert fused._new == 61
 
 
 def test_a_batch_of_other_shapes_is_refused(policy):

@@ -53,7 +53,8 @@ class Banditroute:
     def choose(self, t: int, x: Context, cost: Floats, available: Bools) -> int:
         """See `Chooser.choose`."""
         self._prices[:, 0] = _MICRO * cost
-        return int(self.session.decide(t, x.copy(), self._prices, 1.0, available).info[0, 0])
+        choices = self.session.decide(t, x.copy(), self._prices, 1.0, available, propensity=False)
+        return int(choices.info[0, 0])
 
     def probabilities(self, t: int, x: Context, cost: Floats, available: Bools) -> Floats:
         """See `Chooser.probabilities`."""

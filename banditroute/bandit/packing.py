@@ -1,0 +1,113 @@
+"""How a policy lays out what its kernels read: few flat arrays, because every array argument of a call costs time.
+
+*State* is float64: eight numbers (models, d, d padded to 8, sigma, mean log latency, greedy, floor, and the bits of the
+seed), then one row of weights per model and the common one of log tokens, zero rows up to a multiple of four,
+then eight columns of one number per model (noise sd, token offset, token ratio, latency intercept and slope, input
+ratio, q̄, and the bits of the name key), then the mean context and scratch space for three contexts.
+
+The *working covariance* is float64: per model the lower triangle of V with half of the diagonal, so that V is the sum
+of it and its transpose; row i is padded with zeros to a multiple of eight. The *float32 copy* is twice that, so
+that xᵀVx is one product with the packed products of x; it has zero models up to a multiple of four.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, Any, Final
+
+import numpy as np
+from numpy.typing import NDArray
+
+from banditroute.bandit._kernels import pack
+from banditroute.bandit._kernels_lanes import BLOCK, TILE, triangle_size
+
+if TYPE_CHECKING:  # which imports the kernels that are laid out here
+    from banditroute.bandit.posterior import Posterior
+
+Floats = NDArray[np.float64]
+
+HEADER: Final = 8
+COLUMNS: Final = 8
+SPREAD, TOKEN_OFFSET, TOKEN_RATIO, LATENCY, LATENCY_SLOPE, INPUT_RATIO, QBAR, NAME = range(COLUMNS)
+NOISE: Final = 0.5  # model-level noise in units of sigma * sqrt(qbar)
+
+
+def padded(count: int, block: int) -> int:
+    """Return the next multiple of ``block``."""
+    return -(-count // block) * block
+
+
+def aligned(size: int, kind: Any = np.float64) -> NDArray[Any]:
+    """Return zeros that start at a cache line: a vector that straddles two costs two loads."""
+    kind = np.dtype(kind)
+    raw = np.zeros(size * kind.itemsize + 64, np.uint8)
+    start = -raw.ctypes.data % 64
+    return raw[start : start + size * kind.itemsize].view(kind)
+
+
+def rows_of(models: int) -> int:
+    """Return the rows of weights: one per model, the common one, and padding."""
+    return padded(models + 1, TILE)
+
+
+def tail_of(state: Floats) -> tuple[Floats, Floats]:
+    """Return views of the columns of a state, float64[8, K], and of its mean context, float64[d]."""
+    models, d, wide = (int(number) for number in state[:3])
+    start = HEADER + rows_of(models) * wide
+    end = start + COLUMNS * models
+    return state[start:end].reshape(COLUMNS, models), state[end : end + d]
+
+
+def weights_of(state: Floats) -> Floats:
+    """Return a view of the weights of a state: float64[K + 1, d]."""
+    models, d, wide = (int(number) for number in state[:3])
+    return state[HEADER : HEADER + (models + 1) * wide].reshape(models + 1, wide)[:, :d]
+
+
+def _cells(d: int) -> tuple[NDArray[np.int64], NDArray[np.int64], NDArray[np.int64]]:
+    """Return rows and columns of a lower triangle, and the place of each element in the packed one."""
+    i, j = np.tril_indices(d)
+    block = i // BLOCK
+    start = BLOCK * BLOCK * block * (block + 1) // 2 + (i - BLOCK * block) * BLOCK * (block + 1)
+    return i, j, start + j
+
+
+def pack_covariance(v: Floats) -> tuple[Floats, NDArray[np.float32]]:
+    """Return the working covariance of V[K, d, d] and its float32 copy, both flat."""
+    models, d = len(v), v.shape[1]
+    size = triangle_size(padded(d, BLOCK))
+    half, twice = aligned(models * size), aligned(padded(models, TILE) * size, np.float32)
+    pack(v, half.reshape(models, size), twice.reshape(-1, size))
+    return half, twice
+
+
+def unpack_covariance(half: Floats, d: int) -> Floats:
+    """Return V[K, d, d] of a working covariance."""
+    table = half.reshape(-1, triangle_size(padded(d, BLOCK)))
+    i, j, place = _cells(d)
+    v = np.zeros((len(table), d, d))
+    v[:, i, j] = table[:, place]
+    return v + v.transpose(0, 2, 1)
+
+
+def pack_state(
+    posterior: Posterior, names: Sequence[int], seed: np.uint64, floor: float, *, greedy: bool
+) -> Floats:
+    """Return the state of a policy whose models have the key ``names``."""
+    models, d = posterior.mu.shape
+    wide = padded(d, BLOCK)
+    sigma = posterior.sigma2**0.5
+    state = aligned(HEADER + rows_of(models) * wide + COLUMNS * models + 4 * wide)
+    bits = state.view(np.uint64)
+    state[:7] = models, d, wide, sigma, posterior.latency_pool, greedy, floor
+    bits[7] = seed
+    weights = weights_of(state)
+    weights[:-1], weights[-1] = posterior.mu, posterior.token_beta
+    columns, mean = tail_of(state)
+    columns[SPREAD] = NOISE * sigma * np.sqrt(posterior.qbar)
+    columns[TOKEN_OFFSET], columns[TOKEN_RATIO] = posterior.token_offset, posterior.token_ratio
+    columns[LATENCY], columns[LATENCY_SLOPE] = posterior.latency_intercept, posterior.latency_slope
+    columns[INPUT_RATIO], columns[QBAR] = posterior.input_ratio, posterior.qbar
+    columns.view(np.uint64)[NAME] = np.array(names, dtype=np.uint64)
+    mean[:] = posterior.xbar
+    return state
