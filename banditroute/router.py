@@ -27,6 +27,7 @@ from typing import Any
 from banditroute.bandit.evidence import Evidence, ModelKey
 from banditroute.bandit.pacing import BudgetPacer, Fixed, FloorPacer, Pacer
 from banditroute.bandit.posterior import ModelPrior, Posterior
+from banditroute.bandit.prior import quality_offsets
 from banditroute.bandit.thompson import Policy
 from banditroute.catalog import Catalog
 from banditroute.config import Config, from_dict, load
@@ -120,7 +121,7 @@ def make_policy(config: Config, spec: FeatureSpec, warm: WarmStart | None = None
     """Return the policy of a configuration, before any evidence of its own."""
     blocks = [(block.start, block.stop) for block in spec.blocks]
     return Policy(
-        model_priors(config.catalog),
+        model_priors(config.catalog, config.learning.price_prior),
         blocks,
         seed=config.learning.seed,
         greedy=config.engine.mode == "frozen",
@@ -129,19 +130,22 @@ def make_policy(config: Config, spec: FeatureSpec, warm: WarmStart | None = None
     )
 
 
-def model_priors(catalog: Catalog) -> list[ModelPrior]:
-    """Return what the catalog declares of its models: quality relative to the mean of the declared, latency."""
-    declared = [model.prior_quality for model in catalog if model.prior_quality is not None]
-    mean = sum(declared) / len(declared) if declared else 0.0
+def model_priors(catalog: Catalog, price_slope: float) -> list[ModelPrior]:
+    """Return what is known of the models before any vote: from prices, declared quality and latency, likeness."""
+    offsets = quality_offsets(
+        [(model.input_usd_per_mtok, model.output_usd_per_mtok) for model in catalog],
+        [model.prior_quality for model in catalog],
+        price_slope,
+    )
     keys = {model.name: ModelKey(model.name, model.generation) for model in catalog}
     return [
         ModelPrior(
             keys[model.name],
-            quality_offset=0.0 if model.prior_quality is None else model.prior_quality - mean,
+            quality_offset=0.0 if model.like is not None else offset,
             latency_ms=float("nan") if model.prior_latency_ms is None else model.prior_latency_ms,
             like=None if model.like is None else keys[model.like],
         )
-        for model in catalog
+        for model, offset in zip(catalog, offsets, strict=True)
     ]
 
 

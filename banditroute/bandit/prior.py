@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, fields
+from typing import Final
 
 import numpy as np
 from numpy.typing import NDArray
@@ -12,6 +13,13 @@ from numpy.typing import NDArray
 from banditroute.bandit.evidence import ModelKey
 
 Block = tuple[int, int]
+
+PRICE_SLOPE: Final = 0.06  # quality per unit of log price, before any vote
+USUAL_PRICE: Final = (
+    2.0  # USD per million tokens of input and output together: a model of this price starts at the mean
+)
+LEAST_PRICE: Final = 0.05  # what is cheaper, or free, counts as this
+MOST_OFFSET: Final = 0.25  # that a price alone makes
 
 
 @dataclass(frozen=True, slots=True)
@@ -25,7 +33,7 @@ class PriorConfig:
     pool_precision_intercept: float = 0.5  # in units of one vote
     pool_precision: float = 30.0
     scale_intercept: float = 0.2  # prior sd of a model's intercept around the pooled one
-    scale_context: float = 0.2  # prior sd of every other weight
+    scale_context: float = 0.14  # prior sd of every other weight
     scale_count: float = 2.0  # pseudo-observations behind those two
     noise_variance: float = 0.10  # of one vote
     noise_count: float = 5.0  # pseudo-observations behind it
@@ -54,7 +62,7 @@ class ModelPrior:
     key : ModelKey
         Name and generation.
     quality_offset : float
-        Declared quality minus the pooled mean; 0 when nothing is declared.
+        Expected quality minus the pooled mean, as `quality_offsets` gives it.
     latency_ms : float
         Declared latency in milliseconds; NaN when nothing is declared.
     like : ModelKey, optional
@@ -65,6 +73,46 @@ class ModelPrior:
     quality_offset: float = 0.0
     latency_ms: float = math.nan
     like: ModelKey | None = None
+
+
+def quality_offsets(
+    prices: Sequence[tuple[float, float]],
+    declared: Sequence[float | None] | None = None,
+    slope: float = PRICE_SLOPE,
+) -> list[float]:
+    """Return what each model's quality differs by from the pooled mean, as far as it is known before any vote.
+
+    What is dear is better, on the whole: a model whose price is e times that of another starts ``slope`` above it. That
+    is worth a few votes, no more, and a declared quality replaces it: declared qualities say how their models differ
+    from each other, prices how all of them differ from the others.
+
+    Parameters
+    ----------
+    prices : sequence of (float, float)
+        USD per million tokens of input and of output.
+    declared : sequence of float or None, optional
+        Declared quality of each model.
+    slope : float
+        Quality per unit of log price.
+
+    Examples
+    --------
+    >>> [round(offset, 3) for offset in quality_offsets([(0.5, 1.5), (5.0, 15.0)])]
+    [0.0, 0.138]
+    >>> [
+    ...     round(offset, 3)
+    ...     for offset in quality_offsets([(0.5, 1.5), (0.5, 1.5), (5.0, 15.0)], [0.9, 0.7, None])
+    ... ]
+    [0.1, -0.1, 0.138]
+    """
+    known = declared if declared is not None else [None] * len(prices)
+    levels = [
+        min(max(slope * math.log(max(sum(price), LEAST_PRICE) / USUAL_PRICE), -MOST_OFFSET), MOST_OFFSET)
+        for price in prices
+    ]
+    told = [(value, level) for value, level in zip(known, levels, strict=True) if value is not None]
+    shift = math.fsum(level - value for value, level in told) / len(told) if told else 0.0
+    return [level if value is None else value + shift for value, level in zip(known, levels, strict=True)]
 
 
 def same_prior(first: ModelPrior, second: ModelPrior) -> bool:

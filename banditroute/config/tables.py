@@ -111,6 +111,7 @@ class Learning(_Table, frozen=True, kw_only=True):
     exploration_floor: Annotated[float, Meta(ge=0.0, le=1.0)] = 0.0
     half_life: Duration | None = None
     prior: Annotated[str, Meta(min_length=1)] | None = None
+    price_prior: Annotated[float, Meta(ge=0.0, le=1.0)] = 0.06
     drift_alerts: bool = True
     thumb_weight: Annotated[float, Meta(gt=0.0, le=100.0)] = 1.0
     score_weight: Annotated[float, Meta(gt=0.0, le=100.0)] = 1.0

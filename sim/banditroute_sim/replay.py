@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 from banditroute.bandit.evidence import Evidence, ModelKey
 from banditroute.bandit.pacing import Fixed, Pacer
 from banditroute.bandit.posterior import ModelPrior
-from banditroute.bandit.prior import Block, PriorConfig
+from banditroute.bandit.prior import Block, PriorConfig, quality_offsets
 from banditroute_features import Encoder, RequestLike
 from banditroute_sim.dataset import DataSet
 from banditroute_sim.session import NAN, Session
@@ -115,7 +115,7 @@ def replay(
     pacer : Pacer, optional
         The objective; default: quality alone.
     declared : sequence of float, optional
-        Declared quality of every model relative to their mean.
+        Declared quality of every model; default: what prices say.
     learn_from : float64[n, K], optional
         The quality that feedback reports, if it is not that of the data set.
     feedback_share : float
@@ -144,7 +144,7 @@ def make_session(
     warm: Evidence | None = None,
 ) -> Session:
     """Return a session for the models of a data set; ``warm`` is what it knows beforehand."""
-    offsets = declared if declared is not None else [0.0] * len(data.models)
+    offsets = quality_offsets(list(data.prices().values()), declared)
     models = [
         ModelPrior(ModelKey(name), float(offset)) for name, offset in zip(data.models, offsets, strict=True)
     ]

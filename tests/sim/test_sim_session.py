@@ -7,12 +7,10 @@ import pytest
 
 from banditroute import Router
 from banditroute.bandit.chance import request_key
-from banditroute.bandit.evidence import ModelKey
 from banditroute.bandit.pacing import BudgetPacer, Fixed, Pacer
-from banditroute.bandit.posterior import ModelPrior
 from banditroute.config import from_dict
 from banditroute.events import request_of
-from banditroute.router import make_encoder
+from banditroute.router import make_encoder, model_priors
 from banditroute_sim.session import Session
 
 MODELS = [
@@ -35,7 +33,8 @@ def test_a_session_and_the_router_agree_on_every_decision_and_every_bit_of_evide
     document = {"models": MODELS, "objective": objective, "learning": {"seed": 5}}
     router, encoder = Router.from_dict(document), make_encoder(from_dict(document))
     blocks = [(block.start, block.stop) for block in encoder.spec.blocks]
-    session = Session([ModelPrior(ModelKey(str(model["name"]))) for model in MODELS], blocks, 5, pacer=pacer)
+    priors = model_priors(from_dict(document).catalog, 0.06)
+    session = Session(priors, blocks, 5, pacer=pacer)
     prices = np.array(
         [[model["input_usd_per_mtok"], model["output_usd_per_mtok"]] for model in MODELS], float
     )

@@ -25,6 +25,7 @@ from banditroute import (
 )
 from banditroute.bandit.evidence import Evidence
 from banditroute.bandit.posterior import Posterior
+from banditroute.bandit.prior import PRICE_SLOPE, quality_offsets
 
 MODELS: list[dict[str, Any]] = [
     {
@@ -263,6 +264,17 @@ def test_a_price_acts_on_the_very_next_decision() -> None:
     assert learner.decide(request()).model == "small"
     learner.control(PriceEdit("small", 500.0, 2000.0))
     assert learner.decide(request(1)).model == "large"
+
+
+def test_what_is_dear_starts_better_and_what_is_declared_counts_instead() -> None:
+    offsets = [prior.quality_offset for prior in router().posterior.models]
+    assert offsets == quality_offsets([(0.1, 0.4), (2.0, 8.0)], slope=PRICE_SLOPE)
+    assert offsets[1] - offsets[0] == pytest.approx(0.06 * math.log(20.0))
+    flat = router(learning={"price_prior": 0.0})
+    assert [prior.quality_offset for prior in flat.posterior.models] == [0.0, 0.0]
+    declared = router(models=[{**MODELS[0], "prior_quality": 0.9}, {**MODELS[1], "prior_quality": 0.7}])
+    offsets = [prior.quality_offset for prior in declared.posterior.models]
+    assert offsets[0] - offsets[1] == pytest.approx(0.2)
 
 
 def test_a_paused_model_gets_nothing_until_it_is_resumed_and_keeps_what_it_knows() -> None:
