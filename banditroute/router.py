@@ -25,6 +25,7 @@ from pathlib import Path
 from typing import Any
 
 from banditroute.bandit.evidence import Evidence, ModelKey
+from banditroute.bandit.exploration import Exploration
 from banditroute.bandit.pacing import BudgetPacer, Fixed, FloorPacer, Pacer
 from banditroute.bandit.posterior import ModelPrior, Posterior
 from banditroute.bandit.prior import quality_offsets
@@ -198,6 +199,11 @@ class Router:
         return cls(from_dict(document))
 
     @property
+    def exploration(self) -> Exploration:
+        """What exploration has cost so far, and which models are not explored because they cannot win."""
+        return self._decider.exploration
+
+    @property
     def posterior(self) -> Posterior:
         """What is believed now; immutable."""
         return self._policy.posterior
@@ -339,5 +345,6 @@ class Router:
                 self._control(edit)
         if not self._frozen and (ready.control or (ready.learned and self._policy.due)):
             self._policy.derive(learner.evidence)
+            self._decider.exploration.rest(self._policy)
             self._covered, self._updates = learner.j, 0
         return ready

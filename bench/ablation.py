@@ -20,7 +20,7 @@ from typing import Any
 
 import numpy as np
 
-from banditroute.bandit import _kernels_decide
+from banditroute.bandit import _kernels_evidence, packing
 from banditroute.bandit.prior import PriorConfig
 from banditroute_sim.policies.ours import Banditroute
 from banditroute_sim.scenarios import draw
@@ -45,7 +45,7 @@ class Variant:
 
 VARIANTS = {
     "full": Variant(),
-    "no bonus": Variant(kernel={"BONUS": 0.0}),
+    "no bonus": Variant(kernel={"CURIOSITY": 0.0}),
     "no model noise": Variant(kernel={"NOISE": 0.0}),
     "no empirical Bayes": Variant(prior={"scale_count": FIXED}),
     "no pooled mean": Variant(prior={"pool_precision_intercept": FIXED, "pool_precision": FIXED}),
@@ -58,8 +58,10 @@ def child(name: str, worlds: list[str], seeds: int) -> None:
     """Run one variant in this process and print a JSON line per episode."""
     variant = VARIANTS[name]
     for constant, value in variant.kernel.items():
-        getattr(_kernels_decide, constant)  # a constant that is gone must not be set in vain
-        setattr(_kernels_decide, constant, value)
+        getattr(packing, constant)  # a constant that is gone must not be set in vain
+        for module in (packing, _kernels_evidence):
+            if hasattr(module, constant):
+                setattr(module, constant, value)
     config = PriorConfig(**variant.prior)
     for world in worlds:
         for seed in range(seeds):

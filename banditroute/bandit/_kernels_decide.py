@@ -15,6 +15,7 @@ import numpy as np
 from banditroute.bandit._kernels import kernel as allocating
 from banditroute.bandit._kernels_lanes import TILE, dots_1, dots_4, products, triangle_size
 from banditroute.bandit.packing import (
+    BONUS,
     HEADER,
     INPUT_RATIO,
     LATENCY,
@@ -64,7 +65,6 @@ FAR_BELOW = (
 )
 # fmt: on
 NODES, WEIGHTS = np.polynomial.legendre.leggauss(8)
-BONUS = 2.0  # curiosity bonus in units of sigma * xᵀVx
 MOST_LOG_TOKENS = 16.0  # predictions end at e**16 = 8.9 million output tokens
 LEAST_LOG_MS, MOST_LOG_MS = -7.0, 21.0  # 0.001 ms to two weeks
 BOUND = 1e30  # utilities beyond this are cut, so that differences of them stay finite
@@ -547,7 +547,7 @@ def _decide(
     bits = state.view(np.uint64)
     tail = state[HEADER + (models // TILE + 1) * TILE * int(state[2]) :]
     names = bits[HEADER + (models // TILE + 1) * TILE * int(state[2]) + NAME * models :][:models]
-    sigma, greedy, floor, seed = state[3], state[5] != 0.0, state[6], bits[7]
+    greedy, floor, seed = state[5] != 0.0, state[6], bits[7]
     spread = tail[SPREAD * models : (SPREAD + 1) * models]
     utility, center = scratch[:models], scratch[models : 2 * models]
     used = limits[LOW]
@@ -556,9 +556,9 @@ def _decide(
     for k in range(models):
         q[k] = q[k] if q[k] > 0.0 else 0.0  # NaN is no uncertainty
     _predict(means, q, used, limits, prices, state, tail, cand, utility, scratch[2 * models : 3 * models])
-    bonus = 0.0 if greedy else BONUS * sigma
+    bonus = tail[BONUS * models : (BONUS + 1) * models]
     for k in range(models):
-        extra = bonus * q[k]
+        extra = 0.0 if greedy else bonus[k] * q[k]
         score[k] = center[k] = utility[k] + (extra if extra < BOUND else BOUND)
     if not greedy:
         z = scratch[3 * models : 4 * models]

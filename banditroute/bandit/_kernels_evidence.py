@@ -14,7 +14,7 @@ from typing import Any
 import numpy as np
 
 from banditroute.bandit._kernels_lanes import BLOCK, TILE, downdate_row, half_row, triangle_size
-from banditroute.bandit.packing import COLUMNS, HEADER, NOISE, QBAR
+from banditroute.bandit.packing import BONUS, COLUMNS, HEADER, NOISE, QBAR
 from banditroute_features.compile import njit_cached
 
 kernel = njit_cached(_nrt=False)  # nothing is allocated, so no references are counted
@@ -208,7 +208,8 @@ def follow(state: Any, w: Any, t: Any, x: Any, k: int, quality: float, weight: f
         at += (i // BLOCK + 1) * BLOCK
     qbar = state[tail + QBAR * models : tail + (QBAR + 1) * models]
     qbar[k] = max(qbar[k] - c * project * project, 0.0)
-    state[tail + k] = NOISE * state[3] * math.sqrt(qbar[k])
+    if state[tail + BONUS * models + k] > 0.0:  # else it is not explored
+        state[tail + k] = NOISE * state[3] * math.sqrt(qbar[k])
     return True
 
 

@@ -16,6 +16,7 @@ from numpy.typing import NDArray
 from banditroute.bandit import _kernels_pacing
 from banditroute.bandit.batch import LIMITS, Choices, DecideBatch
 from banditroute.bandit.posterior import Posterior
+from banditroute.bandit.recent import Recent
 from banditroute.bandit.thompson import Policy
 
 Floats = NDArray[np.float64]
@@ -88,7 +89,7 @@ class Fixed:
         """See `Pacer`."""
 
 
-class Window:
+class Window(Recent):
     """The last requests, scored without cost by the posterior in force: noise and bonus included.
 
     A score that a request had when it was decided would not do: exploration has moved on since.
@@ -100,50 +101,25 @@ class Window:
     """
 
     def __init__(self, models: int, d: int, size: int = WINDOW) -> None:
+        super().__init__(models, d, size)
         self.fresh = 0  # since the last solution
-        self.count = 0
         self.score = self.cost = self.quality = np.zeros((0, models))
-        self._x = np.zeros((size, d), np.float32)
-        self._keys = np.zeros(size, np.uint64)
-        self._limits = np.zeros((size, len(LIMITS)))
-        self._eligible = np.zeros((size, models), np.bool_)
-        self._next = 0
-        self._size = size
-
-    @property
-    def x(self) -> NDArray[np.float32]:
-        """Contexts; float32[count, d]."""
-        return self._x[: self.count]
 
     @property
     def due(self) -> int:
         """How many new requests make it worth while to score the window again."""
         return max(1, min(EVERY, self.count // 8))
 
-    @property
-    def shape(self) -> tuple[int, int]:
-        """Models and columns of a context."""
-        return self._eligible.shape[1], self._x.shape[1]
-
-    def add(self, batch: DecideBatch, rows: NDArray[np.intp]) -> None:
-        """Add some requests of a batch, the last ones if they are more than the window holds."""
+    def add(self, batch: DecideBatch, rows: NDArray[np.intp]) -> NDArray[np.intp]:
+        """See `Recent.add`; scores come without cost."""
         self.fresh += len(rows)
-        rows = rows[-self._size :]
-        at = (self._next + np.arange(len(rows))) % self._size
-        self._next = int((self._next + len(rows)) % self._size)
-        self.count = min(self._size, self.count + len(rows))
-        self._x[at], self._keys[at] = batch.x[rows], batch.keys[rows]
-        self._limits[at], self._eligible[at] = batch.limits[rows], batch.eligible[rows]
-        self._limits[at, COST_WEIGHT] = self._limits[at, HIGH_SHARE] = 0.0  # scores come without cost
+        at = super().add(batch, rows)
+        self._limits[at, COST_WEIGHT] = self._limits[at, HIGH_SHARE] = 0.0
+        return at
 
     def rescore(self, policy: Policy, prices: Floats) -> None:
         """Score all requests again."""
-        rows = slice(0, self.count)
-        # fmt: off
-        choices = policy.decide(DecideBatch(
-            self._x[rows], self._keys[rows], self._limits[rows], self._eligible[rows], prices
-        ), propensity=False)
-        # fmt: on
+        choices = policy.decide(self.batch(prices), propensity=False)
         self.fresh = 0
         allowed = np.zeros(choices.score.shape, np.bool_)
         served, place = np.nonzero(choices.rank >= 0)

@@ -2,8 +2,9 @@
 
 *State* is float64: eight numbers (models, d, d padded to 8, sigma, mean log latency, greedy, floor, and the bits of the
 seed), then one row of weights per model and the common one of log tokens, zero rows up to a multiple of four,
-then eight columns of one number per model (noise sd, token offset, token ratio, latency intercept and slope, input
-ratio, q̄, and the bits of the name key), then the mean context and scratch space for three contexts.
+then nine columns of one number per model (noise sd, token offset, token ratio, latency intercept and slope, input
+ratio, q̄, the bits of the name key, and the bonus per unit of xᵀVx; a model without bonus is not explored), then the
+mean context and scratch space for three contexts.
 
 The *working covariance* is float64: per model the lower triangle of V with half of the diagonal, so that V is the sum
 of it and its transpose; row i is padded with zeros to a multiple of eight. The *float32 copy* is twice that, so
@@ -27,9 +28,10 @@ if TYPE_CHECKING:  # which imports the kernels that are laid out here
 Floats = NDArray[np.float64]
 
 HEADER: Final = 8
-COLUMNS: Final = 8
-SPREAD, TOKEN_OFFSET, TOKEN_RATIO, LATENCY, LATENCY_SLOPE, INPUT_RATIO, QBAR, NAME = range(COLUMNS)
+COLUMNS: Final = 9
+SPREAD, TOKEN_OFFSET, TOKEN_RATIO, LATENCY, LATENCY_SLOPE, INPUT_RATIO, QBAR, NAME, BONUS = range(COLUMNS)
 NOISE: Final = 0.5  # model-level noise in units of sigma * sqrt(qbar)
+CURIOSITY: Final = 2.0  # bonus in units of sigma * xᵀVx
 
 
 def padded(count: int, block: int) -> int:
@@ -51,7 +53,7 @@ def rows_of(models: int) -> int:
 
 
 def tail_of(state: Floats) -> tuple[Floats, Floats]:
-    """Return views of the columns of a state, float64[8, K], and of its mean context, float64[d]."""
+    """Return views of the columns of a state, float64[9, K], and of its mean context, float64[d]."""
     models, d, wide = (int(number) for number in state[:3])
     start = HEADER + rows_of(models) * wide
     end = start + COLUMNS * models
@@ -90,6 +92,12 @@ def unpack_covariance(half: Floats, d: int) -> Floats:
     return v + v.transpose(0, 2, 1)
 
 
+def explore(columns: Floats, sigma: float, explored: NDArray[np.bool_]) -> None:
+    """Give noise and bonus to the models that are explored, and none to the others."""
+    columns[SPREAD] = np.where(explored, NOISE * sigma * np.sqrt(columns[QBAR]), 0.0)
+    columns[BONUS] = np.where(explored, CURIOSITY * sigma, 0.0)
+
+
 def pack_state(
     posterior: Posterior, names: Sequence[int], seed: np.uint64, floor: float, *, greedy: bool
 ) -> Floats:
@@ -104,10 +112,11 @@ def pack_state(
     weights = weights_of(state)
     weights[:-1], weights[-1] = posterior.mu, posterior.token_beta
     columns, mean = tail_of(state)
-    columns[SPREAD] = NOISE * sigma * np.sqrt(posterior.qbar)
+    columns[QBAR] = posterior.qbar
+    explore(columns, sigma, np.ones(models, np.bool_))
     columns[TOKEN_OFFSET], columns[TOKEN_RATIO] = posterior.token_offset, posterior.token_ratio
     columns[LATENCY], columns[LATENCY_SLOPE] = posterior.latency_intercept, posterior.latency_slope
-    columns[INPUT_RATIO], columns[QBAR] = posterior.input_ratio, posterior.qbar
+    columns[INPUT_RATIO] = posterior.input_ratio
     columns.view(np.uint64)[NAME] = np.array(names, dtype=np.uint64)
     mean[:] = posterior.xbar
     return state

@@ -23,8 +23,10 @@ from banditroute.bandit.batch import LIMITS, UNLIMITED, Choices, DecideBatch
 from banditroute.bandit.chance import model_key
 from banditroute.bandit.evidence import Evidence, ModelKey, RowKey
 from banditroute.bandit.packing import (
+    explore,
     pack_covariance,
     pack_state,
+    tail_of,
     unpack_covariance,
     weights_of,
 )
@@ -194,6 +196,14 @@ class Policy:
             self._state, self._half, self._twice, x, k, float(quality) - bias, float(weight) * worth
         )
         # fmt: on
+
+    def rest(self, resting: NDArray[np.bool_]) -> None:
+        """Explore all models but those in ``resting`` (bool[K]) until the next derive, which wakes them all.
+
+        A model that rests has neither bonus nor noise: it is chosen where its expected utility is the largest.
+        """
+        columns, _ = tail_of(self._state)
+        explore(columns, float(self._state[3]), ~resting)
 
     def learn(
         self,

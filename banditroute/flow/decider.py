@@ -9,6 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from banditroute.bandit.chance import request_key
+from banditroute.bandit.exploration import Exploration
 from banditroute.bandit.pacing import Pacer
 from banditroute.bandit.thompson import LIMITS, Choices, DecideBatch, Policy
 from banditroute.catalog import Catalog
@@ -108,6 +109,11 @@ class Decider:
         The bandit; its catalog order is that of `catalog`.
     pacer : Pacer
         Gives the cost weight in force.
+
+    Attributes
+    ----------
+    exploration : Exploration
+        What exploration costs; it says which models rest.
     """
 
     def __init__(
@@ -117,6 +123,7 @@ class Decider:
         self._encoder = encoder
         self._policy = policy
         self._pacer = pacer
+        self.exploration = Exploration()
         self._objective = config.objective
         self._mode = config.engine.mode
         age = config.requests.max_request_age
@@ -201,6 +208,7 @@ class Decider:
         self._pacer.pace(self._policy, batch, paced, now_ms)
         choices = self._policy.decide(batch)
         self._pacer.decided(choices, now_ms)
+        self.exploration.decided(self._policy, batch, choices)
         offsets = [record.offset for record, _ in fresh]
         shadow = self._mode == "shadow"
         tokens, counted = batch.limits[:, _INPUT], batch.limits[:, _ESTIMATED] == 0.0

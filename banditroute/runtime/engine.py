@@ -411,6 +411,9 @@ class Engine:
         return {
             **asdict(self.stats),
             "derives": self.learning.derives,
+            "explored": self.learning.exploration.explored,
+            "exploration_cost": self.learning.exploration.forgone,
+            "resting": self.learning.resting,
             "feedback_applied": ledger["applied"] + ledger["revised"],
             "duplicates": ledger["later"],
             "partitioner_mismatches": self._watch.mismatches,

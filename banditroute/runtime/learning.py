@@ -56,6 +56,7 @@ class Learning:
         self._live = live
         self._pacer = make_pacer(config)
         self._decider = Decider(config, self.catalog, encoder, self.policy, self._pacer)
+        self.exploration = self._decider.exploration
         self._board = Board(self.spec.d, self.spec.spec_id, self.spec.settings)
         self._frozen = config.engine.mode == "frozen"
         self._judge = Judge()
@@ -157,6 +158,7 @@ class Learning:
         self.cancel()
         evidence, self._covered = self._board.merged(self._live())
         self.policy.derive(evidence)
+        self.exploration.rest(self.policy)
         self._updates = 0
         self._changed = self._at_once = False
         self._derived_at = time.monotonic()
@@ -170,6 +172,12 @@ class Learning:
             return []
         self.looks += 1
         return self._judge.look(self._board.sight(live), self.policy.derived, learner.fields.epochs)
+
+    @property
+    def resting(self) -> list[str]:
+        """Return the names of the models that are not explored, because they cannot win."""
+        flags = self.exploration.resting
+        return [name for name, rests in zip(self.catalog.names, flags, strict=False) if rests]
 
     def cancel(self) -> None:
         """Forget a derive that waits for its moment."""

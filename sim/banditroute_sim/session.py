@@ -13,6 +13,7 @@ from numpy.typing import NDArray
 
 from banditroute.bandit.batch import LIMITS, Choices
 from banditroute.bandit.evidence import Evidence, Vote
+from banditroute.bandit.exploration import SAMPLED, Exploration
 from banditroute.bandit.pacing import Fixed, Pacer
 from banditroute.bandit.posterior import ModelPrior, PriorConfig
 from banditroute.bandit.prior import Block
@@ -67,6 +68,7 @@ class Session:
         self.policy = Policy(models, blocks, config, seed=seed, floor=floor, warm=warm)
         self.evidence = Evidence(self.policy.d)
         self.pacer = pacer or Fixed(0.0)
+        self.exploration = Exploration()
         self.changes: list[tuple[int, str]] = []
         self._judge = Judge() if detect else None
         self._epochs: dict[str, int] = {}
@@ -98,6 +100,8 @@ class Session:
         self.policy.choose(one, x, t, propensity=propensity)
         choices = one.choices()
         self.pacer.decided(choices, 0.0)
+        if t % SAMPLED == 0:
+            self.exploration.keep(one.batch(x), choices)
         # a decision logs its estimate as float32
         self._open[t] = (x, one.candidates.copy(), float(np.float32(input_tokens)) if estimated else NAN)
         return choices
@@ -139,3 +143,4 @@ class Session:
                 self.evidence.scale(one, edit.factors[one.name])
         if edit is not None or self.policy.due:
             self.policy.derive(self.evidence)
+            self.exploration.rest(self.policy)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from banditroute.bandit.evidence import Evidence, ModelKey, Vote
+from banditroute.bandit.evidence import Evidence, ModelKey, RowKey, Vote
 from banditroute.errors import MissingExtraError
 from banditroute.flow.fields import Fields
 from banditroute.flow.snapshot import Genesis, State, decode_state, encode_state
@@ -46,7 +46,7 @@ def test_a_million_equal_votes_do_no_harm(who):
             inner.observe(2, x, 1.0)
             if inner.due:
                 inner.derive(evidence)
-        assert evidence.rows[key][:2].tolist() == [1e6, 1e6]
+        assert evidence.rows[RowKey(*key)][:2].tolist() == [1e6, 1e6]
     else:
         for _ in range(1_000_000):
             policy.learn(0, x, 2, 1.0)
