@@ -288,21 +288,21 @@ def _rare(cut: float, u: Any, w: Any, count: int) -> float:
 
 
 @kernel
-def _certain(mean: Any, sd: Any, ok: Any, chosen: int) -> float:
-    """Return the propensity of a model whose own score is not random."""
+def _certain(mean: Any, sd: Any, ok: Any, names: Any, chosen: int) -> float:
+    """Return the propensity of a model whose own score is not random; as in `_best`, the smaller name wins a tie."""
     p = 1.0
     for b in range(mean.shape[0]):
         if b != chosen and ok[b]:
             difference = mean[chosen] - mean[b]
             if sd[b] > 0.0:
                 p *= _cdf(difference / sd[b])
-            elif difference < 0.0:
+            elif difference < 0.0 or (difference == 0.0 and names[b] < names[chosen]):
                 return LEAST_PROPENSITY
     return max(p, LEAST_PROPENSITY)
 
 
 @kernel
-def propensity(mean: Any, sd: Any, ok: Any, chosen: int, u: Any, w: Any) -> float:
+def propensity(mean: Any, sd: Any, ok: Any, names: Any, chosen: int, u: Any, w: Any) -> float:
     """Return P(chosen has the largest score) for independent scores N(mean, sd²) of the models in ``ok``.
 
     ∫ φ(t) Π_b Φ((t − u_b)/w_b) dt with u_b = (mean_b − mean)/sd and w_b = sd_b/sd. A model that is ahead of the chosen
@@ -311,7 +311,7 @@ def propensity(mean: Any, sd: Any, ok: Any, chosen: int, u: Any, w: Any) -> floa
     """
     own = sd[chosen]
     if own <= 1e-25:
-        return _certain(mean, sd, ok, chosen)
+        return _certain(mean, sd, ok, names, chosen)
     count = 0
     cut = -50.0
     for b in range(mean.shape[0]):
@@ -509,7 +509,7 @@ def _lottery(seed: Any, key: Any, ok: Any, names: Any) -> int:
 
 @kernel
 def _chance(
-    k: int, limits: Any, used: float, floor: float, cand: Any, spread: Any, ok: Any, scratch: Any
+    k: int, limits: Any, used: float, floor: float, cand: Any, spread: Any, ok: Any, names: Any, scratch: Any
 ) -> float:
     """Return P(k is chosen) over everything random: noise, the two cost weights, the floor.
 
@@ -518,14 +518,14 @@ def _chance(
     n = ok.shape[0]
     center, other = scratch[n : 2 * n], scratch[2 * n : 3 * n]
     u, w = scratch[3 * n : 4 * n], scratch[4 * n :]
-    p = propensity(center, spread, ok, k, u, w)
+    p = propensity(center, spread, ok, names, k, u, w)
     share = limits[HIGH_SHARE]
     if share > 0.0 and limits[HIGH] != limits[LOW]:
         high = used == limits[HIGH]
         shift = limits[LOW] - used if high else limits[HIGH] - used
         for b in range(ok.shape[0]):
             other[b] = min(max(center[b] - shift * cand[5 * b + 3], -2.0 * BOUND), 2.0 * BOUND)
-        rest = propensity(other, spread, ok, k, u, w)
+        rest = propensity(other, spread, ok, names, k, u, w)
         p = share * p + (1.0 - share) * rest if high else (1.0 - share) * p + share * rest
     if floor > 0.0:
         p = (1.0 - floor) * p + floor / ok.sum()
@@ -586,9 +586,9 @@ def _decide(
         chance[2 + k] = 0.0
         if ok[k]:
             chance[2 + k] = (
-                np.float64(k == chosen) if greedy else _chance(k, limits, used, floor, cand, spread, ok, scratch)
+                np.float64(k == chosen) if greedy else _chance(k, limits, used, floor, cand, spread, ok, names, scratch)
             )
-    chance[1] = 1.0 if greedy else _chance(chosen, limits, used, floor, cand, spread, ok, scratch)
+    chance[1] = 1.0 if greedy else _chance(chosen, limits, used, floor, cand, spread, ok, names, scratch)
 
 
 # fmt: off

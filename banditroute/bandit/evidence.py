@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterable, Sequence
-from typing import NamedTuple
+from typing import Final, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
@@ -17,6 +17,9 @@ from banditroute.bandit._kernels_evidence import add_vote
 from banditroute.bandit.layout import N_FREE, Q2_FREE, Q_FREE, RES_N, RES_Z, Layout, N
 
 NAN = math.nan
+LARGEST: Final = (
+    1e100  # a vote beyond this counts as this: its square and its product with a context stay finite
+)
 
 
 class ModelKey(NamedTuple):
@@ -151,6 +154,8 @@ class Evidence:
         # Integers are numbers, too, and the kernel is compiled for one type.
         numbers = tuple(map(float, vote))
         quality, quality_pred, sd_pred, tokens, log_tokens_pred, cost, cost_pred, latency = numbers[:8]
+        if LARGEST < abs(quality) < math.inf:
+            quality = math.copysign(LARGEST, quality)
         given, given_pred = numbers[8:]
         y = pred = log_latency = t = NAN
         if tokens == tokens:  # not NaN
@@ -192,6 +197,7 @@ class Evidence:
             return
         if math.isinf(quality) or not math.isfinite(weight):
             raise ValueError(f"quality and weight are finite numbers, got {quality} and {weight}")
+        quality = min(max(quality, -LARGEST), LARGEST)
         row = self.row(RowKey(key[0], key[1], kind))
         wq = weight * quality
         row[N_FREE] += weight

@@ -37,22 +37,33 @@ class Sums(NamedTuple):
 def gather(evidence: Evidence, keys: Sequence[ModelKey]) -> tuple[Floats, dict[str, Floats]]:
     """Return float64[K, row_size] over all kinds of feedback, and for each kind that has quality votes.
 
-    Zeros where nothing is known; bounded so that squares stay finite.
+    Zeros where nothing is known; bounded so that squares stay finite. A single kind has the rows of all together, which
+    hold no other votes.
     """
     index = {key: k for k, key in enumerate(keys)}
     rows = np.zeros((len(keys), evidence.layout.row_size))
-    kinds: dict[str, Floats] = {}
-    for at_row in sorted(evidence.rows):
-        k = index.get(at_row.model)
+    kinds: dict[str, list[tuple[int, Floats]]] = {}
+    known: set[int] = set()
+    for key in sorted(evidence.rows):
+        k = index.get(key[:2])  # type: ignore[call-overload]  # a tuple is equal to the key made of it
         if k is None:
             continue
-        row = bounded(evidence.rows[at_row])
-        rows[k] += row
+        row = bounded(evidence.rows[key])
+        if k in known:
+            rows[k] = bounded(rows[k] + row)
+        else:
+            rows[k] = row
+            known.add(k)
         if row[at.N_FREE] > _kernels.TINY:
-            kinds.setdefault(at_row.kind, np.zeros_like(rows))[k] = row
-    for k, row in enumerate(rows):
-        rows[k] = bounded(row)
-    return rows, kinds
+            kinds.setdefault(key.kind, []).append((k, row))
+    if len(kinds) < 2:
+        return rows, dict.fromkeys(kinds, rows)
+    parts = {}
+    for kind, found in kinds.items():
+        part = parts[kind] = np.zeros_like(rows)
+        for k, row in found:
+            part[k] = row
+    return rows, parts
 
 
 def _nothing(count: int, d: int) -> Sums:

@@ -21,7 +21,7 @@ from banditroute.bandit import _kernels_evidence
 from banditroute.bandit._kernels_decide import decide_batch, decide_one
 from banditroute.bandit.batch import LIMITS, UNLIMITED, Choices, DecideBatch
 from banditroute.bandit.chance import model_key
-from banditroute.bandit.evidence import Evidence, ModelKey, RowKey
+from banditroute.bandit.evidence import LARGEST, Evidence, ModelKey, RowKey
 from banditroute.bandit.packing import (
     explore,
     pack_covariance,
@@ -37,6 +37,7 @@ from banditroute.bandit.single import Single
 __all__ = ["LIMITS", "UNLIMITED", "Choices", "DecideBatch", "Policy", "Single"]
 
 FLOAT32: Final = np.dtype(np.float32)
+YARDSTICK: Final = (1.0, 0.0)  # weight and bias of a vote of a kind that nothing is known of
 
 
 class Policy:
@@ -116,9 +117,11 @@ class Policy:
         if posterior.models != self.models:
             self.models = posterior.models
             self.index = {model.key: k for k, model in enumerate(self.models)}
+            self._rows: dict[tuple[int, str], RowKey] = {}
             self._names = [model_key(*model.key) for model in self.models]
         self._state = pack_state(posterior, self._names, self.seed, self.floor, greedy=self.greedy)
         self._half, self._twice = pack_covariance(posterior.V)
+        self._kinds = {kind.name: (kind.weight, kind.bias) for kind in posterior.kinds}
         self._new = 0
         self._needed = max(1.0, float(posterior.n.sum()) / 10.0)
 
@@ -151,7 +154,7 @@ class Policy:
         if k is None or quality != quality:
             return None
         # The kernel speaks of a vote of the yardstick's kind.
-        _, weight, bias = self.posterior.kind(kind)
+        weight, bias = self._kinds.get(kind, YARDSTICK)
         residual, variance = _kernels_evidence.surprise(self._state, self._half, x, k, quality - bias)
         return weight, weight * residual, weight + weight * weight * (variance - 1.0)
 
@@ -190,7 +193,7 @@ class Policy:
         k = self.index.get(model) if isinstance(model, tuple) else model
         if k is None or quality != quality:
             return
-        _, worth, bias = self.posterior.kind(kind)
+        worth, bias = self._kinds.get(kind, YARDSTICK)
         # fmt: off
         _kernels_evidence.follow(
             self._state, self._half, self._twice, x, k, float(quality) - bias, float(weight) * worth
@@ -227,9 +230,13 @@ class Policy:
         """
         if not type(quality) is type(quality_pred) is type(sd_pred) is float:
             quality, quality_pred, sd_pred = float(quality), float(quality_pred), float(sd_pred)  # one type
-        name, generation = self.models[model].key
-        key = RowKey(name, generation, kind)
-        _, weight, bias = self.posterior.kind(kind)
+        if LARGEST < abs(quality) < math.inf:
+            quality = math.copysign(LARGEST, quality)
+        key = self._rows.get((model, kind))
+        if key is None:
+            name, generation = self.models[model].key
+            key = self._rows[model, kind] = RowKey(name, generation, kind)
+        weight, bias = self._kinds.get(kind, YARDSTICK)
         row = evidence.rows.get(key)
         new = row is None
         if row is None:

@@ -28,7 +28,7 @@ def bounded(row: Floats) -> Floats:
 
     Scaling as a whole keeps A a sum of squares and keeps the mean; an infinite element becomes the bound.
     """
-    peak = float(np.abs(row).max())
+    peak = max(float(row.max()), -float(row.min()))
     if peak <= LARGEST:
         return row
     if not math.isfinite(peak):

@@ -59,14 +59,15 @@ class Replayed:
         The prompt of every round.
     chosen : int64[T]
         The model of every round.
-    propensity, cost_weight : float64[T]
-        Of the choice.
+    propensity, cost_weight, expected : float64[T]
+        Of the choice; ``expected`` is the quality that was expected of it.
     """
 
     rows: Rows
     chosen: Rows
     propensity: Floats
     cost_weight: Floats
+    expected: Floats
 
     def mean(self, matrix: Floats, start: int = 0) -> float:
         """Return the mean of float64[n, K] over the choices from round ``start`` on."""
@@ -169,7 +170,7 @@ def stream(
     answered = rng.random(len(order)) < feedback_share
     everyone = np.ones(len(data.models), np.bool_)
     chosen = np.empty(len(order), np.int64)
-    propensity, weight = np.empty(len(order)), np.empty(len(order))
+    propensity, weight, expected = np.empty((3, len(order)))
     waiting: list[tuple[int, int]] = []
     for t, row in enumerate(order):
         while waiting and waiting[0][0] <= t:
@@ -177,9 +178,10 @@ def stream(
             _answer(session, data, quality, first + asked, int(order[asked]), int(chosen[asked]))
         choices = session.decide(first + t, encoded.x[row], prices, encoded.tokens[row], everyone)
         chosen[t], propensity[t], weight[t] = choices.info[0, 0], choices.chance[0, 1], choices.chance[0, 0]
+        expected[t] = choices.candidates[0, chosen[t], 0]
         if answered[t]:
             heapq.heappush(waiting, (t + 1 + feedback_delay, t))
-    return Replayed(np.asarray(order), chosen, propensity, weight)
+    return Replayed(np.asarray(order), chosen, propensity, weight, expected)
 
 
 def _answer(session: Session, data: DataSet, quality: Floats, t: int, row: int, model: int) -> None:

@@ -14,7 +14,8 @@ from tests import naive_bandit as naive
 def propensity(mean, sd, chosen, eligible=None):
     mean, sd = np.asarray(mean, float), np.asarray(sd, float)
     ok = np.ones(len(mean), bool) if eligible is None else np.asarray(eligible, bool)
-    return _kernels_decide.propensity(mean, sd, ok, chosen, np.empty(len(mean)), np.empty(len(mean)))
+    names = np.arange(len(mean), dtype=np.uint64)
+    return _kernels_decide.propensity(mean, sd, ok, names, chosen, np.empty(len(mean)), np.empty(len(mean)))
 
 
 def nasty(seed):
@@ -71,7 +72,8 @@ def test_a_single_eligible_model_has_propensity_exactly_one():
 
 def test_constants_hopeless_choices_and_huge_numbers_give_probabilities():
     assert propensity([1.0, 0.0], [0.0, 0.0], 0) == 1.0
-    assert propensity([1.0, 1.0], [0.0, 0.0], 1) == 1.0
+    assert propensity([1.0, 1.0], [0.0, 0.0], 0) == 1.0
+    assert propensity([1.0, 1.0], [0.0, 0.0], 1) == 1e-300
     assert propensity([0.0, 1.0], [0.0, 0.0], 0) == 1e-300
     assert propensity([0.0, 1e30, -1e30], [1e-3, 1e-3, 1e-3], 0) == 1e-300
     for scale in (1e-20, 1e20):

@@ -75,9 +75,6 @@ def test_the_snapshot_of_a_policy_decides_as_it_does():
         assert (one == other).all()
 
 
-@pytest.mark.xfail(
-    strict=True, reason="+inf and -inf meet in b: a vote is checked, its product with a context is not"
-)
 def test_evidence_of_votes_and_contexts_whose_products_overflow_holds_no_nan():
     evidence, x = Evidence(1), np.full(1, 3e38, np.float32)
     for quality in (1e300, -1e300):
@@ -88,7 +85,6 @@ def test_evidence_of_votes_and_contexts_whose_products_overflow_holds_no_nan():
     assert not any(np.isnan(row).any() for row in evidence.rows.values())
 
 
-@pytest.mark.xfail(strict=True, reason="of scores that are equal and certain each counts as the largest")
 def test_propensities_of_models_that_tie_for_certain_sum_to_one():
     world, zero = small_world(0), np.zeros(4, np.float32)
     policy = Banditroute(world, 0)

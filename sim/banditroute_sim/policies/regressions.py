@@ -86,10 +86,10 @@ class LinTs(_Linear):
     def probabilities(self, t: int, x: Context, cost: Floats, available: Bools) -> Floats:  # noqa: ARG002
         """See `Chooser.probabilities`."""
         mean, width = self.estimate(x, cost)
-        chance, scratch, ok = np.zeros(len(mean)), np.empty((2, len(mean))), available.copy()
-        for k in np.flatnonzero(available & (width == 0.0)).tolist():
-            # of scores that are equal and certain the first is taken
-            ok[k] = not (ok[:k] & (width[:k] == 0.0) & (mean[:k] == mean[k])).any()
-        for k in np.flatnonzero(ok).tolist():
-            chance[k] = propensity(mean, self._noise * width, ok, k, scratch[0], scratch[1])
+        chance, scratch = np.zeros(len(mean)), np.empty((2, len(mean)))
+        places = np.arange(
+            len(mean), dtype=np.uint64
+        )  # of scores that are equal and certain the first is taken
+        for k in np.flatnonzero(available).tolist():
+            chance[k] = propensity(mean, self._noise * width, available, places, k, scratch[0], scratch[1])
         return chance
