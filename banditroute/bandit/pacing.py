@@ -29,6 +29,7 @@ EVERY: Final = 32  # decisions between two solutions, at least, and a share of t
 AIM: Final = (
     0.98  # of the budget: what a model costs on the requests it is chosen for is a little underestimated
 )
+MOST_AT_ONCE: Final = 10.0  # budgets that one request may cost beyond what has been saved
 PATIENCE: Final = 200.0  # requests over which a deviation is made up for
 MOST_OWED: Final = 50.0  # budgets that were not spent and may be spent later; a debt is paid in full
 ANSWERS_PRIOR: Final = 100.0  # budgets behind an answered share of 1
@@ -138,7 +139,8 @@ class BudgetPacer:
     """Meets a mean cost per request, or a cost per day.
 
     The rate aimed at is the budget, and a share of what was spent too much or too little so far; the two cost weights
-    between which the window's mean cost passes the rate are mixed so that it is met.
+    between which the window's mean cost passes the rate are mixed so that it is met. A model whose
+    request costs more than ten budgets and what has been saved so far is left out while there is another one.
 
     Parameters
     ----------
@@ -179,6 +181,7 @@ class BudgetPacer:
         )
         self._window: Window | None = None
         self._out = np.zeros(3)
+        self._too_dear = np.zeros(0, np.bool_)
 
     def budget(self, now_ms: float) -> float:
         """Return the budget of the next request in USD."""
@@ -196,7 +199,9 @@ class BudgetPacer:
 
     def pace(self, policy: Policy, batch: DecideBatch, paced: NDArray[np.bool_], now_ms: float) -> None:
         """See `Pacer`."""
-        window = self._window = window_for(batch, self._window)
+        before, window = self._window, window_for(batch, self._window)
+        if window is not before:
+            self._window, self._too_dear = window, np.zeros(window.shape[0], np.bool_)
         window.add(batch, np.flatnonzero(paced))
         if window.fresh >= window.due:
             window.rescore(policy, batch.prices)
@@ -205,7 +210,17 @@ class BudgetPacer:
             if self._per_request is not None:
                 rate += min(self._owed, MOST_OWED * budget) / PATIENCE
             rate = min(max(rate, LEAST_RATE * budget), MOST_RATE * budget)
+            self._too_dear = window.cost.mean(axis=0) > max(self._owed, 0.0) + MOST_AT_ONCE * budget
+            window.score[:, self._too_dear] = np.where(
+                np.isfinite(window.score[:, ~self._too_dear]).any(axis=1, keepdims=True),
+                -np.inf,
+                window.score[:, self._too_dear],
+            )
             _kernels_pacing.bracket(window.score, window.cost, rate, self._out)
+        if self._too_dear.any():
+            left = batch.eligible & ~self._too_dear
+            rows = paced & left.any(axis=1)  # where all are too dear, all stay
+            batch.eligible[rows] = left[rows]
         batch.limits[paced, COST_WEIGHT] = self._out[0]
         batch.limits[paced, HIGH_COST_WEIGHT] = self._out[1]
         batch.limits[paced, HIGH_SHARE] = self._out[2]

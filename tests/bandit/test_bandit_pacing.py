@@ -220,3 +220,21 @@ def test_a_request_with_a_cost_weight_of_its_own_keeps_it():
     assert batch.limits[[0, 2], 2].tolist() == [7.0, 8.0]
     assert batch.limits[[0, 2], 7].tolist() == [0.0, 0.0]
     assert (batch.limits[[1, 3], 2] > 0.0).all()
+
+
+def test_a_model_dearer_than_ten_budgets_and_the_savings_is_left_out_while_there_is_another():
+    policy = Policy([ModelPrior(ModelKey("cheap")), ModelPrior(ModelKey("dear"))], [(0, 1)], seed=1)
+    pacer = BudgetPacer(per_request=1e-6)
+    prices = np.array([[1.0, 0.0], [500.0, 0.0]])
+    chosen = []
+    for t in range(0, 600, 20):
+        keys = np.arange(t, t + 20, dtype=np.uint64)
+        batch = DecideBatch.of(np.ones((20, 1)), keys, prices, input_tokens=1.0)
+        batch.eligible[0] = (False, True)
+        pacer.pace(policy, batch, np.ones(20, np.bool_), 0.0)
+        choices = policy.decide(batch)
+        pacer.decided(choices, 0.0)
+        chosen.append(choices.chosen.copy())
+    later = np.array(chosen[5:])
+    assert (later[:, 0] == 1).all()
+    assert (later[:, 1:] == 0).all()
