@@ -189,7 +189,7 @@ def derive(
     --------
     >>> import numpy as np
     >>> evidence = Evidence(1)
-    >>> from banditroute.bandit.evidence import Vote
+    >>> from banditroute.bandit.evidence import ModelKey, Vote
     >>> evidence.add(ModelKey("a"), np.ones(1, dtype=np.float32), Vote(quality=1.0), weight=100.0)
     >>> posterior = derive(evidence, [ModelPrior(ModelKey("a")), ModelPrior(ModelKey("b"))], [(0, 1)])
     >>> bool(0.95 < posterior.mu[0, 0] < 1.0), bool(posterior.qbar[1] > posterior.qbar[0])

@@ -168,7 +168,10 @@ async def test_requests_older_than_the_age_limit_get_the_default_model(broker: B
 async def test_shadow_mode_decides_without_reply_and_learns_from_the_model_that_served(
     broker: Broker,
 ) -> None:
-    stream = Stream(broker, engine={"mode": "shadow"}, kafka={"topics": {"reply": broker.prefix + "reply"}})
+    topics = {"reply": broker.prefix + "reply"}
+    stream = Stream(
+        broker, engine={"mode": "shadow"}, kafka={"topics": topics}, learning={"price_prior": 0.0}
+    )
     async with stream.users():
         async with stream.running(init=True) as engine:
             ids = await stream.request(24)
