@@ -128,6 +128,14 @@ class Choices:
         return self.chance[:, 2:]
 
     @property
+    def allowed(self) -> NDArray[np.bool_]:
+        """Which models could have been chosen; bool[n, K]."""
+        allowed = np.zeros(self.score.shape, np.bool_)
+        served, place = np.nonzero(self.rank >= 0)
+        allowed[served, self.rank[served, place]] = True
+        return allowed
+
+    @property
     def chosen(self) -> NDArray[np.int32]:
         """Index of the chosen model, -1 when none may serve; int32[n]."""
         return self.info[:, 0]

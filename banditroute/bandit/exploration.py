@@ -55,7 +55,7 @@ class Exploration:
         self.decisions += len(served)
         self.explored += int(choices.explored[served].sum())
         utility = utilities(policy, choices, choices.cost_weight, batch.limits[:, _LATENCY])
-        best = np.where(_allowed(choices), utility, -np.inf)[served].max(axis=1, initial=-np.inf)
+        best = np.where(choices.allowed, utility, -np.inf)[served].max(axis=1, initial=-np.inf)
         self.forgone += float((best - utility[served, chosen[served]]).sum())
         self.keep(batch, choices)
 
@@ -80,7 +80,7 @@ class Exploration:
         batch = recent.batch(self._prices)
         choices = policy.decide(batch, propensity=False)
         utility = utilities(policy, choices, batch.limits[:, _COST], batch.limits[:, _LATENCY])
-        allowed = _allowed(choices)
+        allowed = choices.allowed
         utility = np.where(allowed, utility, -np.inf)
         rows = np.flatnonzero(allowed.any(axis=1))
         if not len(rows):
@@ -106,11 +106,3 @@ def utilities(policy: Policy, choices: Choices, cost_weight: Floats, latency_wei
         log_ms = np.where(np.isnan(choices.log_latency), policy.posterior.latency_pool, choices.log_latency)
         utility = utility - np.nan_to_num(latency_weight[:, None] * 1e-3 * np.exp(log_ms))
     return utility
-
-
-def _allowed(choices: Choices) -> NDArray[np.bool_]:
-    """Return which models could have been chosen; bool[n, K]."""
-    allowed = np.zeros(choices.score.shape, np.bool_)
-    served, place = np.nonzero(choices.rank >= 0)
-    allowed[served, choices.rank[served, place]] = True
-    return allowed

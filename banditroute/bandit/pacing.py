@@ -24,6 +24,7 @@ Floats = NDArray[np.float64]
 COST_WEIGHT, HIGH_COST_WEIGHT, HIGH_SHARE = map(
     LIMITS.index, ("cost_weight", "high_cost_weight", "high_share")
 )
+MAX_COST, MAX_LATENCY = LIMITS.index("max_cost_usd"), LIMITS.index("max_latency_ms")
 WINDOW: Final = 512  # recent requests that a cost weight is solved on
 EVERY: Final = 32  # decisions between two solutions, at least, and a share of the window
 AIM: Final = (
@@ -122,10 +123,7 @@ class Window(Recent):
         """Score all requests again."""
         choices = policy.decide(self.batch(prices), propensity=False)
         self.fresh = 0
-        allowed = np.zeros(choices.score.shape, np.bool_)
-        served, place = np.nonzero(choices.rank >= 0)
-        allowed[served, choices.rank[served, place]] = True
-        self.score = np.where(allowed, choices.score, -np.inf)
+        self.score = np.where(choices.allowed, choices.score, -np.inf)
         self.cost, self.quality = np.ascontiguousarray(choices.cost), choices.quality
 
 
@@ -219,7 +217,9 @@ class BudgetPacer:
             _kernels_pacing.bracket(window.score, window.cost, rate, self._out)
         if self._too_dear.any():
             left = batch.eligible & ~self._too_dear
-            rows = paced & left.any(axis=1)  # where all are too dear, all stay
+            # Where all are too dear, all stay, and also where a limit of the request may leave nothing else.
+            unlimited = np.isinf(batch.limits[:, MAX_COST]) & np.isinf(batch.limits[:, MAX_LATENCY])
+            rows = paced & left.any(axis=1) & unlimited
             batch.eligible[rows] = left[rows]
         batch.limits[paced, COST_WEIGHT] = self._out[0]
         batch.limits[paced, HIGH_COST_WEIGHT] = self._out[1]
