@@ -50,9 +50,10 @@ def everyone() -> Bools:
 
 def ask(rule: str, question: Callable[..., T], t: int, x: Context, cost: Floats, available: Bools) -> T:
     """Ask with arrays that are spoiled afterwards: a policy may neither write to them nor keep them."""
-    given: list[Any] = [x.copy(), cost.copy(), available.copy()]
+    originals: list[Any] = [x, cost, available]
+    given = [original.copy() for original in originals]
     answer = question(t, *given)
-    for array, before in zip(given, (x, cost, available), strict=True):
+    for array, before in zip(given, originals, strict=True):
         if array.tobytes() != before.tobytes():
             raise ContractError(rule, "a policy does not write to what it is asked with")
         array[...] = np.nan if np.issubdtype(array.dtype, np.floating) else 1
