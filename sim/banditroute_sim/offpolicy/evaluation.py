@@ -24,8 +24,9 @@ from banditroute_sim.offpolicy.estimators import (
 from banditroute_sim.offpolicy.intervals import bootstrap, empirical_bernstein
 from banditroute_sim.offpolicy.log import Batch, Log, check_numbers
 from banditroute_sim.offpolicy.means import RunningMeans
+from banditroute_sim.offpolicy.overlap import Overlap
 from banditroute_sim.offpolicy.sums import Blocks, Moments, Weights
-from banditroute_sim.offpolicy.targets import Plan, Target
+from banditroute_sim.offpolicy.targets import Logged, Plan, Target
 
 Floats = NDArray[np.float64]
 
@@ -33,6 +34,7 @@ OUTCOMES: Final = ("quality", "cost_usd")
 _BOUNDED: Final = {"ips": WEIGHTED, "dr": ROBUST, "logged": PLAIN}
 _FEWEST_DECISIONS: Final = 30
 _NEVER_LOGGED: Final = 0.01  # share of the target that a model which was never logged may have
+_UNSUPPORTED: Final = 0.01  # share of the target's choices that the log may hardly ever make
 _MISSING: Final = 0.1  # how far from 1 the mean weight may be
 _SIGMAS: Final = 4.0  # and how many standard errors
 
@@ -69,6 +71,7 @@ class EvaluationOptions:
 class _Kept:
     """What is kept of the log."""
 
+    overlap: Overlap
     blocks: Blocks = field(default_factory=lambda: Blocks(2 * WIDTH))
     moments: Moments = field(default_factory=lambda: Moments(2 * WIDTH))
     weights: Weights = field(default_factory=Weights)
@@ -87,6 +90,8 @@ class _Kept:
         check_numbers("the feedback", "quality", batch.outcome[:, 0], 0.0, 1.0)
         check_numbers("the feedback", "cost_usd", batch.outcome[:, 1], 0.0, math.inf)
         plan = target.plan(batch)
+        if not isinstance(target, Logged):
+            self.overlap.add(batch, plan)
         used = plan.probabilities.sum(axis=1) > 0.0
         self.decisions += len(batch)
         self.without_model += int(np.count_nonzero(~used))
@@ -147,7 +152,7 @@ def evaluate(log: Log, target: Target, options: EvaluationOptions | None = None)
         If the log holds no usable decision or no quality, or a number is impossible.
     """
     options = options or EvaluationOptions()
-    kept = _Kept()
+    kept = _Kept(Overlap(options.logged_floor))
     for batch in log.batches():
         kept.add(batch, target)
     if not kept.decisions:
@@ -202,6 +207,18 @@ def _refusal(kept: _Kept, options: EvaluationOptions) -> str | None:
             f"the effective sample size is {weights.ess:.1f} of {weights.n} decisions, below {options.least_ess:g}: "
             "the target mostly chooses what the log seldom does"
         )
+    overlap = kept.overlap
+    if overlap.known and overlap.n:
+        if overlap.unsupported > _UNSUPPORTED:
+            return (
+                f"{overlap.unsupported:.1%} of the target's choices had a propensity below {overlap.threshold:.2g} in "
+                f"the log, at most {_UNSUPPORTED:.0%} may: the target chooses what the log hardly ever does"
+            )
+        if overlap.ess < options.least_ess:
+            return (
+                f"an effective sample size of {overlap.ess:.1f} is to be expected, below {options.least_ess:g}: "
+                "the target mostly chooses what the log seldom does"
+            )
     off = weights.mean - 1.0
     if abs(off) > _MISSING and abs(off) > _SIGMAS * weights.error:
         why = (
@@ -234,8 +251,21 @@ def _diagnosed(kept: _Kept, options: EvaluationOptions) -> dict[str, Any]:
         "effective_sample_size": weights.ess,
         "effective_share": weights.ess / weights.n if weights.n else None,
         "top_1_percent_share": weights.top_share,
+        "tail_shape": weights.tail_shape,
+        "overlap": _overlap(kept.overlap),
         "bound": _bound(kept, options),
         "bound_from": "logged_floor" if options.logged_floor > 0.0 else "largest weight seen",
+    }
+
+
+def _overlap(overlap: Overlap) -> dict[str, float] | None:
+    if not overlap.known or not overlap.n:
+        return None
+    return {
+        "threshold": overlap.threshold,
+        "unsupported_share": overlap.unsupported,
+        "expected_effective_sample_size": overlap.ess,
+        "propensity_misfit": overlap.misfit,
     }
 
 

@@ -10,6 +10,7 @@ from numpy.typing import NDArray
 Floats = NDArray[np.float64]
 
 BLOCKS: Final = 1 << 15
+_TAIL = 4096  # largest weights that are kept
 _PER_OCTAVE, _OCTAVES, _LEAST = 64, 96, -48  # of the histogram: 2**-48 to 2**48
 
 
@@ -94,6 +95,7 @@ class Weights:
         self.total = self.squares = self.largest = 0.0
         self._count = np.zeros(_PER_OCTAVE * _OCTAVES, np.int64)
         self._mass = np.zeros(_PER_OCTAVE * _OCTAVES)
+        self._tail: Floats = np.empty(0)
 
     def add(self, weight: Floats) -> None:
         """Add weights float64[n]."""
@@ -105,6 +107,8 @@ class Weights:
         self.total += float(positive.sum())
         self.squares += float((positive**2).sum())
         self.largest = max(self.largest, float(positive.max()))
+        tail = np.concatenate([self._tail, positive])
+        self._tail = tail if len(tail) <= _TAIL else np.partition(tail, -_TAIL)[-_TAIL:]
         cell = np.floor(_PER_OCTAVE * (np.log2(positive) - _LEAST)).astype(np.int64)
         np.clip(cell, 0, len(self._count) - 1, out=cell)
         self._count += np.bincount(cell, minlength=len(self._count))
@@ -133,6 +137,42 @@ class Weights:
         before = np.concatenate([[0], np.cumsum(count)[:-1]])
         part = np.clip((wanted - before) / np.maximum(count, 1), 0.0, 1.0)
         return float((part * mass).sum()) / self.total if self.total else 0.0
+
+    @property
+    def tail_shape(self) -> float:
+        """Shape k of a generalised Pareto distribution fitted to the largest weights.
+
+        Above 1/2 the variance of the weights is infinite, and above 0.7 averages of them are not to be trusted
+        (Vehtari, Simpson, Gelman, Yao and Gabry 2024). Of n weights the largest min(n/5, 3√n) are the tail.
+        """
+        size = int(min(0.2 * self.n, 3.0 * np.sqrt(self.n), _TAIL - 1))
+        if size < 5 or len(self._tail) <= size:
+            return 0.0
+        tail = np.sort(self._tail)[-size - 1 :]
+        return pareto_shape(tail[1:] - tail[0])
+
+
+def pareto_shape(excess: Floats) -> float:
+    """Return the shape of a generalised Pareto distribution (Zhang and Stephens 2009), shrunk towards 1/2.
+
+    Parameters
+    ----------
+    excess : float64[m]
+        Excesses over a threshold, sorted; those that are 0 are left out.
+    """
+    x = excess[excess > 0.0]
+    n = len(x)
+    if n < 5 or x[0] == x[-1]:
+        return -1.0  # the largest weights are all the same: there is no tail
+    count = 30 + int(np.sqrt(n))
+    quarter = x[int(n / 4 + 0.5) - 1]
+    theta = 1.0 / x[-1] + (1.0 - np.sqrt(count / (np.arange(1, count + 1) - 0.5))) / (3.0 * quarter)
+    shape = np.log1p(-theta[:, None] * x).mean(axis=1)
+    likelihood = n * (np.log(-theta / shape) - shape - 1.0)
+    share = np.exp(likelihood - likelihood.max())
+    best = float((theta * share).sum() / share.sum())
+    k = float(np.log1p(-best * x).mean())
+    return (n * k + 5.0) / (n + 10.0)
 
 
 class Moments:
