@@ -196,7 +196,8 @@ def _decision(row: Mapping[str, Any], path: Path) -> Decision:
     try:
         if isinstance(value, str | bytes):
             return msgspec.json.decode(value, type=Decision)
-        return msgspec.convert(value if isinstance(value, Mapping) else row, Decision)
+        # nulls were left out of the row
+        return msgspec.convert(value if isinstance(value, Mapping) else {"model": None, **row}, Decision)
     except (msgspec.DecodeError, UnicodeDecodeError, RecursionError, TypeError) as error:
         raise DataSetError(f"{path} holds a row that is not a decision: {error}") from error
 
