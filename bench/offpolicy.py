@@ -22,7 +22,7 @@ from banditroute_sim.offpolicy.targets import ByCell, Objective, Target, Uniform
 from bench.harness import Report, Row, options, progress, progress_done
 
 LOGS, QUICK_LOGS, FIRST_SEED = 1000, 20, 1000
-WITH_FREQUENCIES = 200
+WITH_FREQUENCIES = 100
 DECISIONS = 2000
 FLOOR, BUDGET = 0.2, 0.003
 CASES: dict[str, tuple[float, bool, tuple[str, ...]]] = {

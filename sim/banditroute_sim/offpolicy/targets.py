@@ -15,7 +15,7 @@ from banditroute_sim.offpolicy.log import Batch
 
 Floats = NDArray[np.float64]
 Price = tuple[float, float]
-_WINDOW = 512  # decisions from which noise is told
+_WINDOW = 64  # decisions from which noise is told: fewer lag less behind a posterior that learns
 
 
 @dataclass(frozen=True, slots=True)
