@@ -110,6 +110,19 @@ def make_target(log: Log, question: Question) -> tuple[Target, float | None]:
     """
     policy = question.policy
     weight = question.cost_weight
+    if policy is not None:
+        given = {
+            "--target-config": question.target,
+            "--budget-usd-per-request": question.budget,
+            "--price": question.prices,
+            "--greedy": question.greedy,
+            "--floor": question.floor,
+        }
+        extra = [name for name, value in given.items() if value]
+        if extra:
+            raise ConfigError(
+                f"{extra[0]} is for an objective, and --policy {policy} has none: give one of them"
+            )
     if policy == "logging":
         return Logged(), weight
     if policy is not None and policy.startswith("policy:"):

@@ -127,6 +127,18 @@ def test_reckoned_propensities_are_near_the_logged_ones() -> None:
         assert off < 0.75 * np.abs(greedy - log.every).sum(axis=1).mean()
 
 
+def test_without_costs_there_is_an_estimate_of_quality_alone() -> None:
+    log = known_log(world_of(2), 2, 600, floor=0.5)
+    log.batch.outcome[:, 1] = np.nan
+    result = evaluate(log, Uniform(), EvaluationOptions(replicates=100, logged_floor=0.5))
+    assert result["refused"] is None
+    assert result["estimates"]["quality"]["dr"]["bootstrap"] is not None
+    for outcome in ("cost_usd", "utility"):
+        nothing = {"value": None, "bootstrap": None, "empirical_bernstein": None}
+        assert result["estimates"][outcome]["ips"] == nothing
+    assert any("no cost was reported" in one for one in result["warnings"])
+
+
 @pytest.mark.parametrize("value", [1.5, -0.1])
 def test_a_quality_outside_of_0_to_1_is_refused(value: float) -> None:
     log = known_log(world_of(2), 2, 50, floor=0.5)
@@ -312,6 +324,7 @@ def test_refusal_is_status_1(run: Any) -> None:
         (("--cost-weight", 1, "--budget-usd-per-request", 1), "give one of them"),
         (("--budget-usd-per-request", 0), "is more than 0"),
         (("--log", "/nowhere"), "/nowhere is not a folder"),
+        (("--policy", "uniform", "--price", "large=1,2"), "--price is for an objective"),
         (("--log", "topic"), "give the configuration with -c"),
     ],
 )

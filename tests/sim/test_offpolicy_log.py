@@ -13,12 +13,14 @@ import pytest
 
 from banditroute.bandit.chance import request_key
 from banditroute.config import from_dict
-from banditroute.errors import DataSetError
+from banditroute.errors import DataSetError, TopicError
 from banditroute.events import Feedback
 from banditroute.flow.decider import OutputRecord
 from banditroute.flow.header import parse_header
+from banditroute.runtime.kafka import KafkaClient
 from banditroute.runtime.memory import MemoryBroker
 from banditroute.runtime.ports import TopicSpec
+from banditroute_sim.evaluate import fetch
 from banditroute_sim.offpolicy.evaluation import EvaluationOptions, evaluate
 from banditroute_sim.offpolicy.export import export_log
 from banditroute_sim.offpolicy.log import ExportedLog
@@ -280,3 +282,31 @@ def test_what_is_not_json_or_not_parquet_is_refused(tmp_path: Path) -> None:
     (tmp_path / "feedback.parquet").write_text("{not parquet")
     with pytest.raises(DataSetError, match="cannot be read as parquet"):
         list(ExportedLog(tmp_path).batches())
+
+
+@pytest.mark.embedded
+@pytest.mark.asyncio
+async def test_a_log_is_fetched_from_a_broker(written, tmp_path: Path, embedded_bootstrap: str) -> None:
+    _, decisions, events = written
+    topics = {"decisions": "ope-decisions", "feedback": "ope-feedback"}
+    config = from_dict({**DOCUMENT, "kafka": {"bootstrap_servers": embedded_bootstrap, "topics": topics}})
+    client = KafkaClient(config)
+    await client.start()
+    try:
+        await client.append("ope-decisions", 0, decisions[:300])
+        await client.append(
+            "ope-feedback", 0, [OutputRecord(None, json.dumps(event).encode()) for event in events[:300]]
+        )
+    finally:
+        await client.stop()
+    assert await fetch(config, tmp_path / "out") == {"decisions": 300, "feedback": 300, "rejected": 0}
+    (batch,) = ExportedLog(tmp_path / "out").batches()
+    assert len(batch) == 300
+    assert batch.predicted
+
+
+@pytest.mark.asyncio
+async def test_topics_that_are_not_there_are_named(tmp_path: Path) -> None:
+    config = from_dict(DOCUMENT)
+    with pytest.raises(TopicError, match=r"topic 'banditroute.decisions' does not exist"):
+        await export_log(MemoryBroker().client(), config, tmp_path / "out")

@@ -96,5 +96,7 @@ class Statistic:
         sums = rows.sum(axis=0)
         total = np.zeros(len(rows))
         for c, top, low in self.parts:
+            if not sums[low]:
+                return np.full(len(rows), np.nan)
             total += c * len(rows) * (rows[:, top] - sums[top] / sums[low] * rows[:, low]) / sums[low]
         return total
