@@ -2,7 +2,7 @@
 
 Per slot (kind, source, voter) the last vote counts, an event that the slot has seen counts once, and a withdrawal takes
 back what its (source, voter) said before. The quality of a decision is the mean of its votes, its usage the mean of
-what was reported. About 90 bytes are held per vote.
+what was reported. About 110 bytes are held per vote.
 """
 
 from __future__ import annotations
@@ -24,6 +24,7 @@ Keys = NDArray[np.uint64]
 QUALITY, COST, INPUT, OUTPUT = range(4)
 NAN: Final = float("nan")
 _SERVED: Final = 0x9E3779B97F4A7C15
+_SHARD_BITS: Final = np.uint64(56)
 
 
 def _key(*parts: str | None) -> int:
@@ -63,7 +64,6 @@ class Votes:
         self._numbers: tuple[array[float], ...] = tuple(array("d") for _ in range(4))
         self._keys: Keys = np.empty(0, np.uint64)
         self._mean: Floats = np.empty((0, 4))
-        self._found = np.empty(0, np.bool_)
 
     def add(self, feedback: Feedback) -> None:
         """Take in one event, in the order of the log."""
@@ -87,53 +87,32 @@ class Votes:
         for numeric, number in zip(self._numbers, numbers, strict=True):
             numeric.append(NAN if number is None else number)
 
-    @property
-    def unmatched(self) -> int:
-        """Votes' keys that no decision asked for."""
-        return int(np.count_nonzero(~self._found))
-
     def settle(self) -> None:
         """Settle what was taken in; call it once, before `look_up`."""
         key, slot, voter, event = (np.frombuffer(column, np.uint64) for column in self._whole)
-        withdrawn = np.frombuffer(self._withdrawn, np.int8).astype(np.bool_)
-        numbers = np.column_stack([np.frombuffer(column, np.float64) for column in self._numbers])
-        if not len(key):
-            return
-        place = np.arange(len(key))
-        keep = ~withdrawn
-        # an event seen before in its slot is a repeat, wherever it stands
-        order = np.lexsort((place, event, slot, key))
-        same = np.all([column[order][1:] == column[order][:-1] for column in (event, slot, key)], axis=0)
-        keep[order[1:][same & (event[order][1:] != 0)]] = False
-        # the last vote of a slot counts
-        rows = np.flatnonzero(keep)
-        order = rows[np.lexsort((rows, slot[rows], key[rows]))]
-        last = np.ones(len(order), np.bool_)
-        last[:-1] = (slot[order][1:] != slot[order][:-1]) | (key[order][1:] != key[order][:-1])
-        order = order[last]
-        # quality votes before a withdrawal of the same voter do not
-        votes = ~np.isnan(numbers[order, QUALITY])
-        if withdrawn.any():
-            back = _last_of(key[withdrawn] ^ voter[withdrawn], place[withdrawn])
-            gone = np.array(
-                [
-                    back.get(k, -1) > p
-                    for k, p in zip((key ^ voter)[order].tolist(), order.tolist(), strict=True)
-                ]
-            )
-            order = order[~(gone & votes)]
-        self._reduce(key[order], numbers[order])
-
-    def _reduce(self, key: Keys, numbers: Floats) -> None:
-        if not len(key):
-            return
-        starts = np.flatnonzero(np.concatenate([[True], key[1:] != key[:-1]]))
-        known = ~np.isnan(numbers)
-        count = np.add.reduceat(known, starts, axis=0, dtype=np.int64)
-        total = np.add.reduceat(np.where(known, numbers, 0.0), starts, axis=0)
-        self._keys = key[starts]
-        self._mean = np.where(count > 0, total / np.maximum(count, 1), NAN)
-        self._found = np.zeros(len(starts), np.bool_)
+        withdrawn = np.frombuffer(self._withdrawn, np.int8)
+        numbers = [np.frombuffer(column, np.float64) for column in self._numbers]
+        settled = []
+        shard = (key >> _SHARD_BITS).astype(np.uint8)
+        for one in range(
+            256
+        ):  # in the order of the keys, so that what is sorted and copied at once stays small
+            rows = np.flatnonzero(shard == one)
+            if len(rows):
+                settled.append(
+                    _settled(
+                        key[rows],
+                        slot[rows],
+                        voter[rows],
+                        event[rows],
+                        withdrawn[rows].astype(np.bool_),
+                        np.column_stack([column[rows] for column in numbers]),
+                    )
+                )
+        if settled:
+            self._keys = np.concatenate([keys for keys, _ in settled])
+            self._mean = np.concatenate([means for _, means in settled])
+        self._whole, self._numbers, self._withdrawn = (), (), array("b")
 
     def look_up(self, keys: Sequence[Sequence[int]]) -> Floats:
         """Return quality, cost (USD), input and output tokens of decisions; float64[n, 4], NaN = unknown.
@@ -150,7 +129,6 @@ class Votes:
         place = np.searchsorted(self._keys, table)
         place[place == len(self._keys)] = 0
         hit = self._keys[place] == table
-        self._found[place[hit]] = True
         means = np.where(hit[:, :, None], self._mean[place], NAN)
         known = ~np.isnan(means)
         count = known.sum(axis=1)
@@ -159,5 +137,37 @@ class Votes:
         return result
 
 
-def _last_of(keys: Keys, place: NDArray[np.int64]) -> dict[int, int]:
-    return dict(zip(keys.tolist(), place.tolist(), strict=True))  # the last of equal keys stays
+def _settled(
+    key: Keys, slot: Keys, voter: Keys, event: Keys, withdrawn: NDArray[np.bool_], numbers: Floats
+) -> tuple[Keys, Floats]:
+    """Return keys, sorted, and the means of the votes that count; the votes are in the order of the log."""
+    place = np.arange(len(key))
+    keep = ~withdrawn
+    # an event seen before in its slot is a repeat, wherever it stands
+    order = np.lexsort((place, event, slot, key))
+    same = np.all([column[order][1:] == column[order][:-1] for column in (event, slot, key)], axis=0)
+    keep[order[1:][same & (event[order][1:] != 0)]] = False
+    # the last vote of a slot counts
+    rows = np.flatnonzero(keep)
+    order = rows[np.lexsort((rows, slot[rows], key[rows]))]
+    last = np.ones(len(order), np.bool_)
+    last[:-1] = (slot[order][1:] != slot[order][:-1]) | (key[order][1:] != key[order][:-1])
+    order = order[last]
+    # quality votes before a withdrawal of the same voter do not
+    if withdrawn.any():
+        speaker = key ^ voter
+        # the last of equal keys stays
+        back = dict(zip(speaker[withdrawn].tolist(), place[withdrawn].tolist(), strict=True))
+        taken = [back.get(k, -1) for k in speaker[order].tolist()]
+        order = order[~((np.array(taken, np.int64) > order) & ~np.isnan(numbers[order, QUALITY]))]
+    return _means(key[order], numbers[order])
+
+
+def _means(key: Keys, numbers: Floats) -> tuple[Keys, Floats]:
+    if not len(key):
+        return key, numbers
+    starts = np.flatnonzero(np.concatenate([[True], key[1:] != key[:-1]]))
+    known = ~np.isnan(numbers)
+    count = np.add.reduceat(known, starts, axis=0, dtype=np.int64)
+    total = np.add.reduceat(np.where(known, numbers, 0.0), starts, axis=0)
+    return key[starts], np.where(count > 0, total / np.maximum(count, 1), NAN)
