@@ -12,6 +12,7 @@ import orjson
 import typer
 
 from banditroute.catalog import MAX_USD_PER_MTOK
+from banditroute.cli_evaluate import evaluate, export_log
 from banditroute.cli_features import features_app
 from banditroute.config import Config, Logging, load
 from banditroute.errors import BanditrouteError, ConfigError, DataSetError
@@ -30,6 +31,8 @@ control_app = typer.Typer(help="Numbered edits that every engine applies.", no_a
 app.add_typer(topics_app, name="topics")
 app.add_typer(control_app, name="control")
 app.add_typer(features_app, name="features")
+app.command("evaluate")(evaluate)
+app.command("export-log")(export_log)
 
 ConfigPath = Annotated[
     Path, typer.Option("-c", "--config", help="The configuration file.", show_default=False)

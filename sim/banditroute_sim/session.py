@@ -11,7 +11,7 @@ from collections.abc import Sequence
 import numpy as np
 from numpy.typing import NDArray
 
-from banditroute.bandit.batch import LIMITS, Choices
+from banditroute.bandit.batch import LIMITS, Choices, DecideBatch
 from banditroute.bandit.evidence import Evidence, Vote
 from banditroute.bandit.exploration import SAMPLED, Exploration
 from banditroute.bandit.pacing import Fixed, Pacer
@@ -105,6 +105,10 @@ class Session:
         # a decision logs its estimate as float32
         self._open[t] = (x, one.candidates.copy(), float(np.float32(input_tokens)) if estimated else NAN)
         return choices
+
+    def last(self, x: NDArray[np.float32]) -> DecideBatch:
+        """Return the columns of the last decision, whose context was ``x``, to be decided again."""
+        return self._one.batch(x)
 
     def learn(
         self,
