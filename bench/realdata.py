@@ -53,7 +53,8 @@ PROTOTYPE = {
 }
 ALLOWANCE = 0.15
 APGR_VOTES, APGR_BAR, APGR_PASSED = 1500, 0.60, 0.603
-APGR_POOL = 6000  # prompts to vote on
+NOT_MMLU = {"gsm8k", "writing", "roleplay", "reasoning", "math", "coding", "extraction", "stem", "humanities"}
+APGR_COST = 0.2  # of the dearer model, in quality: about what it is better by, so that the policy asks both
 APGR_STEPS = (250, 250, 250, 250, 250, 250, 500, 500, 1000)  # votes between two looks
 APGR_POINTS = 101
 JUDGES = ("r1", "claude", "gpt_mini")
@@ -142,15 +143,18 @@ def one(case: tuple[str, float, str, int]) -> tuple[float, float]:
     return points(utility, order, chosen)
 
 
-def apgr(seed: int) -> tuple[float, float]:
-    """Return the APGR on held-out prompts after 1,500 votes, and how many votes it took to pass .603 (inf: never)."""
+def apgr(case: tuple[str, int]) -> tuple[float, float]:
+    """Return the APGR on held-out prompts after 1,500 votes, and how many votes it took to pass .603 (inf: never).
+
+    The votes are those of the policy at a price where both models are worth their money, or, ``by lot``, of
+    models drawn by lot: what the same learning makes of votes that no policy chose.
+    """
+    who, seed = case
     data, encoded = loaded("routellm")
-    mmlu = np.array([i for i, task in enumerate(data.tasks) if task and task.startswith("mmlu")])
-    order = np.random.default_rng([seed, 2]).permutation(mmlu if len(mmlu) else len(data))
-    held = order[APGR_POOL:] if len(order) > APGR_POOL + 1000 else order[len(order) // 2 :]
-    votes = order[: len(order) - len(held)]
-    weight = 0.1 / float(data.cost.mean(axis=0).max())
-    session = make_session(data, encoded, seed, pacer=Fixed(weight))
+    mmlu = np.array([i for i, task in enumerate(data.tasks) if task not in NOT_MMLU])
+    votes, held = np.split(np.random.default_rng([seed, 2]).permutation(mmlu), 2)
+    weight = APGR_COST / float(data.cost[mmlu].mean(axis=0).max())
+    session = make_session(data, encoded, seed, pacer=Fixed(weight), floor=1.0 if who == "by lot" else 0.0)
     passed, at_bar = float("inf"), 0.0
     done = 0
     for size in APGR_STEPS:
@@ -219,7 +223,8 @@ def main() -> None:
                 report.rows += rows_of_judge(teacher, passes)
         if "routellm" in sets:
             progress("the cost curve of two models")
-            report.rows.append(row_of_curves(list(pool.map(apgr, seeds))))
+            for who in ("banditroute", "by lot"):
+                report.rows.append(row_of_curves(who, list(pool.map(apgr, [(who, seed) for seed in seeds]))))
     progress_done()
     report.show(given.json)
 
@@ -245,12 +250,12 @@ def rows_of_judge(teacher: str, passes: list[list[tuple[float, float]]]) -> list
     return rows
 
 
-def row_of_curves(curves: list[tuple[float, float]]) -> Row:
+def row_of_curves(who: str, curves: list[tuple[float, float]]) -> Row:
     """Sum up the cost curves; `votes_to_603` is the median, -1 when half of them do not get there."""
     passed = float(np.median([each[1] for each in curves]))
     passed = passed if np.isfinite(passed) else -1.0
     values = [each[0] for each in curves]
-    return row(f"apgr-{APGR_VOTES}", "banditroute", values, "share", bar=APGR_BAR, votes_to_603=passed)
+    return row(f"apgr-{APGR_VOTES}", who, values, "share", bar=APGR_BAR, votes_to_603=passed)
 
 
 if __name__ == "__main__":

@@ -143,13 +143,16 @@ def make_session(
     declared: Sequence[float] | None = None,
     config: PriorConfig | None = None,
     warm: Evidence | None = None,
+    floor: float = 0.0,
 ) -> Session:
-    """Return a session for the models of a data set; ``warm`` is what it knows beforehand."""
+    """Return a session for the models of a data set; it starts from ``warm`` and explores at least ``floor``."""
     offsets = quality_offsets(list(data.prices().values()), declared)
     models = [
         ModelPrior(ModelKey(name), float(offset)) for name, offset in zip(data.models, offsets, strict=True)
     ]
-    return Session(models, encoded.blocks, seed, pacer=pacer or Fixed(0.0), config=config, warm=warm)
+    return Session(
+        models, encoded.blocks, seed, pacer=pacer or Fixed(0.0), config=config, warm=warm, floor=floor
+    )
 
 
 def stream(
