@@ -10,6 +10,8 @@ import orjson
 from banditroute.config import Logging
 
 _QUIET = ("aiokafka", "asyncio", "numba", "kafka")
+# Also said of a topic that was created a moment ago; a topic that stays missing is named by `check_topics`.
+_EARLY = "Topic %s not found in cluster metadata"
 REPEAT_SECONDS = 10.0
 
 
@@ -30,7 +32,7 @@ class JsonFormatter(logging.Formatter):
 
 
 class Sparing(logging.Filter):
-    """Passes a library's message once in ten seconds: without a broker they repeat it dozens of times a second."""
+    """Passes a library's message once in ten seconds: without a broker it comes dozens of times a second."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -40,6 +42,8 @@ class Sparing(logging.Filter):
         """Tell whether to write a record."""
         if record.name.partition(".")[0] not in _QUIET:
             return True
+        if record.msg == _EARLY:
+            return False
         message = record.getMessage()
         if record.created - self._passed.get(message, 0.0) < REPEAT_SECONDS:
             return False
