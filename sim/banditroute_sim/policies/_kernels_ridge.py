@@ -46,10 +46,10 @@ def add(x: Any, quality: float, v: Any, b: Any, mu: Any, vx: Any) -> None:
     square = 0.0
     for i in range(x.shape[0]):
         square += vx[i] * x[i]
-    bottom = 1.0 + max(square, 0.0)  # rounding takes it below 0 where contexts are beyond what can be squared
     for i in range(x.shape[0]):
-        line, own = v[i], vx[i]
-        for j in range(x.shape[0]):
-            line[j] -= own * vx[j] / bottom
         b[i] += quality * x[i]
+        if square >= 0.0:  # rounding takes it below 0 where contexts are beyond what can be squared
+            line, own = v[i], vx[i]
+            for j in range(x.shape[0]):
+                line[j] -= own * vx[j] / (1.0 + square)
     times(v, b, mu)
