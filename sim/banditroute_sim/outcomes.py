@@ -71,7 +71,7 @@ class Outcomes:
     blocks : sequence of (start, stop)
         Blocks of a context.
     prices : float64[K, 2]
-        USD per million input and output tokens, NaN where they are not known.
+        USD per million input and output tokens.
     """
 
     name: str
@@ -91,7 +91,7 @@ class Outcomes:
     feedback: Floats
     blocks: Sequence[Block]
     prices: Floats
-    scratch: Any = field(default=None, repr=False)  # the folder of the arrays goes when this does
+    scratch: object = field(default=None, repr=False)  # the folder of the arrays goes when this does
 
     def __len__(self) -> int:
         return len(self.rows)
@@ -136,6 +136,44 @@ def catalog_of(folder: Path, models: Iterable[str] | None = None) -> tuple[tuple
     return chosen, prices
 
 
+def load_prices(folder: Path, models: Iterable[str] | None = None) -> dict[str, tuple[float, float]]:
+    """Return USD per million input and output tokens of the models of a data set; see `DataSet.prices`.
+
+    Raises
+    ------
+    DataSetError
+        If a model has no outcomes, or the prices of one are neither declared nor follow from costs and tokens.
+    """
+    chosen, prices = catalog_of(folder, models)
+    missing = [chosen[k] for k in np.flatnonzero(np.isnan(prices[:, 0]))]
+    if missing:
+        samples = _samples(Pieces(folder / OUTCOMES), missing)
+        for name in missing:
+            cost, *tokens = samples[name]
+            prices[chosen.index(name)] = fitted_price(
+                np.column_stack(tokens), np.asarray(cost), folder.resolve().name, name
+            )
+    return {
+        name: (float(given), float(written)) for name, (given, written) in zip(chosen, prices, strict=True)
+    }
+
+
+def _samples(outcomes: Pieces, models: Sequence[str]) -> dict[str, list[list[float]]]:
+    """Return cost, input and output tokens of outcomes from all over the file, by model."""
+    columns = ("cost_usd", "input_tokens", "output_tokens")
+    outcomes.need(["cost_usd"])
+    present = [column for column in columns if column in outcomes.columns]
+    samples: dict[str, list[list[float]]] = {name: [[], [], []] for name in models}
+    step = max(1, outcomes.count // _SAMPLED)
+    for piece in outcomes.read(["model", *present]):
+        values = {column: piece.numbers(column) for column in present}
+        for i, name in enumerate(piece.texts("model")):
+            if (piece.first + i) % step == 0 and name in samples:
+                for held, column in zip(samples[name], columns, strict=True):
+                    held.append(float(values[column][i]) if column in values else float("nan"))
+    return samples
+
+
 def load_outcomes(
     folder: Path,
     encoder: Encoder,
@@ -166,10 +204,11 @@ def load_outcomes(
     MissingExtraError
         If pyarrow is not installed.
     """
-    chosen, prices = catalog_of(folder, models)
-    if catalog is not None:
-        listed = {model.name: (model.input_usd_per_mtok, model.output_usd_per_mtok) for model in catalog}
-        prices = np.array([listed[name] for name in chosen])
+    if catalog is None:
+        prices = load_prices(folder, models)
+    else:
+        prices = {one.name: (one.input_usd_per_mtok, one.output_usd_per_mtok) for one in catalog}
+    chosen, _ = catalog_of(folder, models)
     prompts, outcomes = Pieces(folder / PROMPTS), Pieces(folder / OUTCOMES)
     prompts.need(["id", "prompt"])
     outcomes.need(
@@ -217,7 +256,7 @@ def load_outcomes(
         latency_s=matrices["latency_s"],
         feedback=matrices[judge or "quality"],
         blocks=[(block.start, block.stop) for block in encoder.spec.blocks],
-        prices=_priced(prices, matrices, folder.resolve().name, chosen),
+        prices=np.array([prices[name] for name in chosen]),
         scratch=scratch,
     )
 
@@ -237,7 +276,7 @@ class _Scratch:
         self._made += 1
         made = np.memmap(Path(self._folder.name) / f"{self._made}", dtype, "w+", shape=shape)
         made[:] = fill
-        return made
+        return np.asarray(made)
 
 
 def _keys(prompts: Pieces) -> NDArray[np.uint64]:
@@ -342,13 +381,3 @@ def _encode(
         x[at : at + len(texts)] = part
         at += len(texts)
     return x, tokens, task, tuple(index)
-
-
-def _priced(prices: Floats, matrices: dict[str, Floats], name: str, models: tuple[str, ...]) -> Floats:
-    """Fill in the prices that are not declared."""
-    prices = prices.copy()
-    for k in np.flatnonzero(np.isnan(prices[:, 0])).tolist():
-        step = max(1, len(matrices["quality"]) // _SAMPLED)
-        tokens = np.column_stack([matrices[side][::step, k] for side in ("input_tokens", "output_tokens")])
-        prices[k] = fitted_price(tokens, matrices["cost_usd"][::step, k], name, models[k])
-    return prices
