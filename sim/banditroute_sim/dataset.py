@@ -161,20 +161,44 @@ class DataSet:
         return Baseline(quality, cost, quality - cost_weight * cost, self.models[index])
 
     def _fitted_price(self, index: int) -> tuple[float, float]:
-        from scipy.optimize import nnls  # noqa: PLC0415 - slow to import, and seldom needed
-
         tokens = np.column_stack([self.input_tokens[:, index], self.output_tokens[:, index]])
-        known = ~np.isnan(tokens).any(axis=1)
-        tokens, cost = tokens[known] / 1e6, self.cost[known, index]
-        if np.linalg.matrix_rank(tokens) == 2:
-            price, residual = nnls(tokens, cost)
-            if residual <= 0.05 * np.linalg.norm(cost):
-                return float(price[0]), float(price[1])
-        raise DataSetError(
-            f"the data set '{self.name}' does not tell the prices of '{self.models[index]}': they do not follow "
-            "from its costs and tokens; declare them in meta.json under prices_per_m as [input, output] USD per "
-            "million tokens"
-        )
+        return fitted_price(tokens, self.cost[:, index], self.name, self.models[index])
+
+
+def fitted_price(tokens: Matrix, cost: Rows | Matrix, name: str, model: str) -> tuple[float, float]:
+    """Return the prices that costs and tokens tell: non-negative least squares.
+
+    Parameters
+    ----------
+    tokens : float64[n, 2]
+        Input and output tokens, NaN = unknown.
+    cost : float64[n]
+        USD.
+    name, model : str
+        Of the data set and of the model, for the error.
+
+    Returns
+    -------
+    (float, float)
+        USD per million input and output tokens.
+
+    Raises
+    ------
+    DataSetError
+        If costs are not tokens times prices.
+    """
+    from scipy.optimize import nnls  # noqa: PLC0415 - slow to import, and seldom needed
+
+    known = ~np.isnan(tokens).any(axis=1) & ~np.isnan(cost)
+    tokens, cost = tokens[known] / 1e6, cost[known]
+    if np.linalg.matrix_rank(tokens) == 2:
+        price, residual = nnls(tokens, cost)
+        if residual <= 0.05 * np.linalg.norm(cost):
+            return float(price[0]), float(price[1])
+    raise DataSetError(
+        f"the data set '{name}' does not tell the prices of '{model}': they do not follow from its costs and "
+        "tokens; declare them in meta.json under prices_per_m as [input, output] USD per million tokens"
+    )
 
 
 def _at(matrix: Matrix, rows: Rows | None) -> Matrix:

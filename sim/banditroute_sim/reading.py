@@ -15,11 +15,11 @@ from banditroute.errors import DataSetError
 from banditroute.events import MAX_ID_BYTES, MAX_TOKENS
 from banditroute_sim.tables import Table
 
-_PROMPTS: Final = "prompts.parquet"
-_OUTCOMES: Final = "outcomes.parquet"
-_META: Final = "meta.json"
+PROMPTS: Final = "prompts.parquet"
+OUTCOMES: Final = "outcomes.parquet"
+META: Final = "meta.json"
 # column, largest value, whether it may be absent
-_COLUMNS: Final = (
+COLUMNS: Final = (
     ("quality", 1.0, False),
     ("cost_usd", 1e12, False),
     ("input_tokens", MAX_TOKENS, True),
@@ -31,9 +31,9 @@ _COLUMNS: Final = (
 def read_folder(path: Path, models: Iterable[str] | None) -> dict[str, Any]:
     """Return the fields of a `DataSet`; see `DataSet.load`."""
     if not path.is_dir():
-        raise DataSetError(f"{path} is not a folder: expected one that holds {_PROMPTS} and {_OUTCOMES}")
-    meta = _read_meta(path / _META)
-    prompts, outcomes = Table.read(path / _PROMPTS), Table.read(path / _OUTCOMES)
+        raise DataSetError(f"{path} is not a folder: expected one that holds {PROMPTS} and {OUTCOMES}")
+    meta = read_meta(path / META)
+    prompts, outcomes = Table.read(path / PROMPTS), Table.read(path / OUTCOMES)
     ids, texts = prompts.strings("id"), prompts.strings("prompt")
     if not ids:
         raise DataSetError(f"{prompts.path} holds no prompts: expected at least one row")
@@ -41,18 +41,14 @@ def read_folder(path: Path, models: Iterable[str] | None) -> dict[str, Any]:
     if twice is not None:
         raise DataSetError(f"{prompts.path} holds the id '{twice}' twice: give every prompt an id of its own")
     tasks = [task or None for task in prompts.strings("task", optional=True)] or [None] * len(ids)
-    long = next((task for task in tasks if task and len(task.encode()) > MAX_ID_BYTES), None)
-    if long is not None:
-        raise DataSetError(
-            f"{prompts.path} has the task '{long[:40]}…' of more than {MAX_ID_BYTES} bytes: "
-            "shorten it, it becomes a tag"
-        )
+    for task in set(tasks):
+        check_task(task or "", prompts.path)
     names = outcomes.strings("model")
-    chosen = _choose(models, meta.get("default_arms"), names, outcomes.path, path / _META)
+    chosen = choose_models(models, meta.get("default_arms"), names, outcomes.path, path / META)
     places = _places(outcomes, ids, names, chosen)
     matrices = {
         column: _spread(outcomes, column, places, (len(ids), len(chosen)), most, optional)
-        for column, most, optional in _COLUMNS
+        for column, most, optional in COLUMNS
     }
     for column in ("quality", "cost_usd"):
         for index, name in enumerate(chosen):
@@ -78,11 +74,20 @@ def read_folder(path: Path, models: Iterable[str] | None) -> dict[str, Any]:
         "output_tokens": matrices["output_tokens"][keep],
         "latency_s": matrices["latency_s"][keep],
         "dropped": len(ids) - keep.size,
-        "listed_prices": _listed_prices(meta, path / _META),
+        "listed_prices": listed_prices(meta, path / META),
     }
 
 
-def _read_meta(path: Path) -> dict[str, Any]:
+def check_task(task: str, path: Path) -> None:
+    """Raise DataSetError if a task is too long for a tag."""
+    if len(task.encode()) > MAX_ID_BYTES:
+        raise DataSetError(
+            f"{path} has the task '{task[:40]}…' of more than {MAX_ID_BYTES} bytes: shorten it, it becomes a tag"
+        )
+
+
+def read_meta(path: Path) -> dict[str, Any]:
+    """Return the keys of ``meta.json``, none if there is no such file; raises DataSetError."""
     if not path.exists():
         return {}
     try:
@@ -96,7 +101,8 @@ def _read_meta(path: Path) -> dict[str, Any]:
     return meta
 
 
-def _listed_prices(meta: Mapping[str, Any], path: Path) -> dict[str, tuple[float, float]]:
+def listed_prices(meta: Mapping[str, Any], path: Path) -> dict[str, tuple[float, float]]:
+    """Return the prices that ``meta.json`` declares, USD per million input and output tokens; raises DataSetError."""
     prices = meta.get("prices_per_m", {})
     try:
         listed = {name: (float(price_in), float(price_out)) for name, (price_in, price_out) in prices.items()}
@@ -109,9 +115,10 @@ def _listed_prices(meta: Mapping[str, Any], path: Path) -> dict[str, tuple[float
     return listed
 
 
-def _choose(
+def choose_models(
     models: Iterable[str] | None, default: object, present: list[str], outcomes: Path, meta: Path
 ) -> tuple[str, ...]:
+    """Return the models that are wanted, else the default ones, else all; raises DataSetError for a stranger."""
     known = sorted(set(present))
     if not known:
         raise DataSetError(f"{outcomes} holds no outcomes: expected at least one row")

@@ -22,7 +22,7 @@ Rows = NDArray[np.int64]
 
 
 @dataclass(frozen=True, slots=True)
-class _Prompt:
+class Prompt:
     """A row of a data set as the encoder sees it."""
 
     prompt: str
@@ -78,7 +78,7 @@ def encode(data: DataSet, encoder: Encoder, *, tags: bool = True) -> Encoded:
     """Encode the prompts of a data set, with the task as their tag."""
     tokens = data.request_tokens
     requests: list[RequestLike] = [
-        _Prompt(prompt, (task,) if tags and task else (), None if count != count else int(count))
+        Prompt(prompt, (task,) if tags and task else (), None if count != count else int(count))
         for prompt, task, count in zip(data.prompts, data.tasks, tokens, strict=True)
     ]
     x = np.empty((len(requests), encoder.spec.d), np.float32)

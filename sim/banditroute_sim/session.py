@@ -23,6 +23,7 @@ from banditroute.flow.judge import Judge
 Floats = NDArray[np.float64]
 NAN = float("nan")
 _INPUT, _ESTIMATED = LIMITS.index("input_tokens"), LIMITS.index("input_estimated")
+_LATENCY = LIMITS.index("latency_weight")
 
 
 class Session:
@@ -46,6 +47,10 @@ class Session:
         Exploration floor.
     warm : Evidence, optional
         What is known beforehand.
+    latency_weight : float
+        Quality per second.
+    vote_weight : float
+        What a vote counts.
 
     Attributes
     ----------
@@ -64,6 +69,8 @@ class Session:
         detect: bool = True,
         floor: float = 0.0,
         warm: Evidence | None = None,
+        latency_weight: float = 0.0,
+        vote_weight: float = 1.0,
     ) -> None:
         self.policy = Policy(models, blocks, config, seed=seed, floor=floor, warm=warm)
         self.evidence = Evidence(self.policy.d)
@@ -74,7 +81,9 @@ class Session:
         self._epochs: dict[str, int] = {}
         self._open: dict[int, tuple[NDArray[np.float32], Floats, float]] = {}
         self._paced = np.ones(1, np.bool_)
+        self._vote_weight = vote_weight
         self._one = self.policy.single(np.zeros((len(models), 2)))
+        self._one.limits[_LATENCY] = latency_weight
 
     def decide(
         self,
@@ -110,6 +119,10 @@ class Session:
         """Return the columns of the last decision, whose context was ``x``, to be decided again."""
         return self._one.batch(x)
 
+    def forget(self, t: int) -> None:
+        """Give up waiting for what comes back for request ``t``."""
+        del self._open[t]
+
     def learn(
         self,
         t: int,
@@ -119,6 +132,7 @@ class Session:
         cost_usd: float = NAN,
         input_tokens: float = NAN,
         kind: str = "score",
+        latency_ms: float = NAN,
     ) -> None:
         """Learn what came back for request ``t``, which ``model`` served; NaN is unknown."""
         x, candidates, input_pred = self._open.pop(t)
@@ -128,16 +142,16 @@ class Session:
         vote = Vote(
             quality=quality, quality_pred=expected, sd_pred=sd, output_tokens=output_tokens,
             log_tokens_pred=log_tokens, cost_usd=cost_usd, cost_pred=cost, input_tokens=input_tokens,
-            input_pred=input_pred,
+            input_pred=input_pred, latency_ms=latency_ms,
         )
         # fmt: on
-        self.evidence.add(key, x, vote, 1.0, kind=kind)
+        self.evidence.add(key, x, vote, self._vote_weight, kind=kind)
         edit = (
             self._judge.vote(self.policy, key, x, quality, kind, self.evidence, self._epochs)
             if self._judge
             else None
         )
-        self.policy.observe(model, x, quality, kind=kind)
+        self.policy.observe(model, x, quality, self._vote_weight, kind)
         if cost_usd == cost_usd:  # not NaN
             self.pacer.paid(cost_usd, cost)
         if edit is not None:

@@ -50,8 +50,11 @@ class Table:
         except (OSError, pa.ArrowException) as error:
             raise DataSetError(f"{path} cannot be read as parquet: write it again") from error
 
-    def strings(self, column: str, *, optional: bool = False) -> list[str]:
-        """Return a column of text; an optional one may hold nulls (as "") or be absent (empty list)."""
+    def strings(self, column: str, *, optional: bool = False, first: int = 0) -> list[str]:
+        """Return a column of text; an optional one may hold nulls (as "") or be absent (empty list).
+
+        ``first`` is the number of the first row, for the error.
+        """
         import pyarrow as pa  # noqa: PLC0415 - an optional dependency
 
         if not self._has(column, optional):
@@ -61,9 +64,8 @@ class Table:
         except pa.ArrowException as error:
             raise DataSetError(f"{self.path}: the column '{column}' is not text") from error
         if not optional and None in values:
-            raise DataSetError(
-                f"{self.path}: the column '{column}' is empty in row {values.index(None)}: fill it in"
-            )
+            row = first + values.index(None)
+            raise DataSetError(f"{self.path}: the column '{column}' is empty in row {row}: fill it in")
         return [value or "" for value in values]
 
     def numbers(self, column: str, *, optional: bool = False) -> npt.NDArray[np.float64] | None:

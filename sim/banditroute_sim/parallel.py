@@ -1,0 +1,80 @@
+"""Independent cases on several processes: results in the order of the cases, progress, and an end by Ctrl-C.
+
+A case is a pure function of its arguments, so results do not depend on the number of workers. joblib runs them; its
+Dask and Ray back ends (`joblib.parallel_config`) run the same cases on a cluster.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from typing import TypeVar
+
+from rich.console import Console
+from rich.progress import MofNCompleteColumn, Progress
+
+from banditroute.errors import MissingExtraError
+
+Case = TypeVar("Case")
+Result = TypeVar("Result")
+
+
+def each(
+    function: Callable[[Case], Result],
+    cases: Sequence[Case],
+    workers: int = 1,
+    note: Callable[[int], None] | None = None,
+) -> list[Result]:
+    """Return the results of the cases; after Ctrl-C those of the first ones that are done.
+
+    Parameters
+    ----------
+    function : callable
+        Of the top level of a module, when there is more than one worker.
+    cases : sequence
+        Its arguments.
+    workers : int
+        Processes; 1 is this one.
+    note : callable, optional
+        Called with how many are done.
+
+    Raises
+    ------
+    KeyboardInterrupt
+        If nothing is done yet.
+    MissingExtraError
+        If joblib is not installed and there is more than one worker.
+    """
+    done: list[Result] = []
+    try:
+        for result in _results(function, cases, workers):
+            done.append(result)
+            if note is not None:
+                note(len(done))
+    except KeyboardInterrupt:
+        if not done:
+            raise
+    return done
+
+
+def _results(function: Callable[[Case], Result], cases: Sequence[Case], workers: int) -> Iterator[Result]:
+    if workers <= 1 or len(cases) == 1:
+        yield from map(function, cases)
+        return
+    try:
+        from joblib import Parallel, delayed  # noqa: PLC0415 - an optional dependency
+    except ImportError as error:
+        raise MissingExtraError("More than one worker", "sim") from error
+    yield from Parallel(n_jobs=workers, return_as="generator")(delayed(function)(case) for case in cases)
+
+
+@contextmanager
+def bar(title: str, total: int) -> Iterator[Callable[[int], None] | None]:
+    """Yield what moves a progress bar with the time left on standard error, or None where that is no terminal."""
+    console = Console(stderr=True)
+    if not console.is_terminal or total <= 0:
+        yield None
+        return
+    with Progress(*Progress.get_default_columns(), MofNCompleteColumn(), console=console) as progress:
+        task = progress.add_task(title, total=total)
+        yield lambda done: progress.update(task, completed=done)
