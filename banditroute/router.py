@@ -277,8 +277,8 @@ class Router:
         Returns
         -------
         str
-            What became of it: ``applied``, ``revised``, ``duplicate``, ``late``, ``foreign``, ``rejected``, or
-            ``parked`` while its request is unknown.
+            What became of it: ``applied``, ``revised``, ``duplicate``, ``late``, ``foreign``, ``rejected``,
+            ``elsewhere`` for a withdrawal by voter that finds no vote, or ``parked`` while its request is unknown.
 
         Raises
         ------

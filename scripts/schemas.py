@@ -38,11 +38,27 @@ def events() -> dict[str, tuple[Any, str]]:
     }
 
 
+# What the type of a field cannot say: only a withdrawal that names its voter is about no request.
+_ABOUT: Final[dict[str, Any]] = {
+    "if": {"required": ["request_id"], "properties": {"request_id": {"type": "string"}}},
+    "else": {
+        "required": ["voter"],
+        "properties": {
+            "kind": {"const": "withdraw"},
+            "voter": {"type": "string"},
+            "decision_id": {"type": "null"},
+        },
+    },
+}
+
+
 def schemas() -> dict[str, str]:
     """Return name of the file -> text: sorted, indented, the same on every machine."""
     texts = {}
     for name, (kind, title) in events().items():
         schema: dict[str, Any] = {"$schema": DIALECT, "title": title, **_plain(msgspec.json.schema(kind))}
+        if "Feedback" in schema["$defs"]:
+            schema["$defs"]["Feedback"] |= _ABOUT
         texts[f"{name}.json"] = json.dumps(schema, indent=2, sort_keys=True, ensure_ascii=False) + "\n"
     return texts
 

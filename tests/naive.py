@@ -303,6 +303,7 @@ class Parked:
     timestamp: int
     feedback: Mapping[str, Any]
     everywhere: bool
+    src: tuple[int, int]
 
 
 # ----------------------------------------------------------------------------------------------------- result
@@ -318,7 +319,15 @@ class Result:
     fields: dict[str, Any]
     parked: int
     open: int
+    outcomes: list[tuple[tuple[int, int], str]] = field(default_factory=list)  # of feedback, by its source
 
+    @property
+    def refused(self) -> set[tuple[int, int]]:
+        """Sources (feedback partition, offset) of the feedback whose reason belongs on the dead-letter topic."""
+        return {src for src, outcome in self.outcomes if outcome in REFUSALS}
+
+
+REFUSALS = ("late", "orphan", "foreign", "rejected")
 
 JOURNAL_CLASSES = (
     "applied",
@@ -329,11 +338,13 @@ JOURNAL_CLASSES = (
     "elsewhere",
     "foreign",
     "rejected",
+    "withdrawn",
     "copied_twice",
     "decided",
     "expired_records",
     "control",
     "control_repeated",
+    "unreadable",
 )
 
 
@@ -503,6 +514,15 @@ class Evidence:
 # ----------------------------------------------------------------------------------------------- the one pass
 
 
+def readable(event: Any) -> bool:
+    """Whether a journal record is one of the four; of what is in them, version and kind are looked at."""
+    if not isinstance(event, dict):
+        return False
+    if event.get("type") == "feedback":
+        return event["feedback"].get("v", 1) == 1 and event["feedback"]["kind"] in KINDS
+    return event.get("type") in ("decided", "expire", "control")
+
+
 class Pass:
     """One partition, one journal record after the other."""
 
@@ -540,10 +560,16 @@ class Pass:
         self.open_by_request_id: dict[str, list[int]] = {}  # log offsets, ascending
         self.slots: dict[int, dict[SlotKey, Slot]] = {}
         self.parked: list[Parked] = []
+        self.outcomes: list[tuple[tuple[int, int], str]] = []
 
     def count(self, name: str) -> None:
         """One more of a class of the ledger."""
         self.ledger[name] = self.ledger.get(name, 0) + 1
+
+    def conclude(self, src: tuple[int, int], outcome: str) -> None:
+        """A feedback record has come to its end."""
+        self.outcomes.append((src, outcome))
+        self.count(outcome)
 
     def result(self) -> Result:
         """What has been reached."""
@@ -567,6 +593,7 @@ class Pass:
             },
             parked=len(self.parked),
             open=len(self.open),
+            outcomes=list(self.outcomes),
         )
 
     # -- the four kinds of journal record
@@ -574,10 +601,13 @@ class Pass:
     def step(self, record: Record) -> None:
         """Apply one journal record."""
         self.advance_clock(record.timestamp)
-        event = json.loads(record.value.decode())
-        if event.get("v", 1) != 1:
-            raise ValueError(f"a journal record of version {event['v']}")
-        if event["type"] == "decided":
+        try:
+            event = json.loads(record.value.decode())
+        except ValueError:
+            event = None
+        if not readable(event):
+            self.count("unreadable")
+        elif event["type"] == "decided":
             self.count("decided")
             self.decided(event["upto"])
         elif event["type"] == "expire":
@@ -585,10 +615,8 @@ class Pass:
             self.expire(event["upto"], event["before"])
         elif event["type"] == "control":
             self.control(event["number"], event["edit"])
-        elif event["type"] == "feedback":
-            self.feedback(record, event)
         else:
-            raise ValueError(f"a journal record of type {event['type']!r}")
+            self.feedback(record, event)
 
     def advance_clock(self, timestamp: int) -> None:
         """Decay the evidence by the ticks that have gone by."""
@@ -635,7 +663,7 @@ class Pass:
             if outcome is None:
                 self.parked.append(parked)
             else:
-                self.count(outcome)
+                self.conclude(parked.src, outcome)
 
     def expire(self, upto: int, before: int) -> None:
         """Close decisions, give up what waits in vain."""
@@ -689,21 +717,22 @@ class Pass:
             return
         self.hi[f] = o
         feedback = event["feedback"]
-        if feedback.get("v", 1) != 1 or feedback["kind"] not in KINDS:
-            raise ValueError(f"not feedback of version 1: {feedback}")
+        if feedback["kind"] == "withdraw" and feedback.get("request_id") is None:
+            self.conclude((f, o), self.withdraw_voter(feedback))
+            return
         outcome = self.settle(feedback)
         if outcome is not None:
-            self.count(outcome)
+            self.conclude((f, o), outcome)
             return
         self.parked.append(
-            Parked(record.offset, record.timestamp, feedback, bool(event.get("everywhere", False)))
+            Parked(record.offset, record.timestamp, feedback, bool(event.get("everywhere", False)), (f, o))
         )
         if len(self.parked) > self.settings.max_parked:
             self.give_up(self.parked.pop(0))
 
     def give_up(self, parked: Parked) -> None:
         """A parked record leaves without having found its decision."""
-        self.count("elsewhere" if parked.everywhere else "orphan")
+        self.conclude(parked.src, "elsewhere" if parked.everywhere else "orphan")
 
     # -- settling
 
@@ -757,6 +786,40 @@ class Pass:
                 if feedback_id is not None:
                     slot.feedback_ids.append(feedback_id)
         return "revised"
+
+    def withdraw_voter(self, feedback: Mapping[str, Any]) -> str:
+        """Take back every quality vote of a voter inside the join window, and those that are parked."""
+        voter, source, tenant = feedback["voter"], feedback.get("source"), feedback.get("tenant")
+        found = False
+        stay = []
+        for parked in self.parked:
+            waits = parked.feedback
+            if (
+                waits["kind"] in QUALITY_KINDS
+                and waits.get("voter") == voter
+                and (source is None or waits.get("source") == source)
+                and (tenant is None or waits.get("tenant") == tenant)
+            ):
+                self.conclude(parked.src, "withdrawn")
+                found = True
+            else:
+                stay.append(parked)
+        self.parked = stay
+        for log_offset in sorted(self.open):
+            decision = self.open[log_offset]
+            if tenant is not None and tenant != decision.tenant:
+                continue
+            for (kind, slot_source, slot_voter), slot in self.slots.get(log_offset, {}).items():
+                if kind not in QUALITY_KINDS or slot_voter != voter or not slot.on:
+                    continue
+                if source is not None and source != slot_source:
+                    continue
+                self.take_back(decision, kind, slot)
+                slot.on = False
+                if feedback.get("feedback_id") is not None:
+                    slot.feedback_ids.append(feedback["feedback_id"])
+                found = True
+        return "revised" if found else "elsewhere"
 
     def vote(self, decision: Decision, slots: dict[SlotKey, Slot], feedback: Mapping[str, Any]) -> str:
         """Add a vote, or revise the one that is in the slot."""

@@ -95,10 +95,11 @@ class Feedback(Struct, frozen=True, kw_only=True, omit_defaults=True, gc=False):
     """What came back for a decision.
 
     `model` is the one that really served; by default the decided one. `value` is in [0, 1]; a thumb may
-    be a boolean. Usage numbers may ride on any kind, and are the whole of kind `usage`.
+    be a boolean. Usage numbers may ride on any kind, and are the whole of kind `usage`. A `withdraw` without
+    `request_id` is about every open decision that `voter` has voted on.
     """
 
-    request_id: Id
+    request_id: Id | None = None
     kind: FeedbackKind
     v: Literal[1] = 1
     decision_id: Annotated[str, Meta(pattern=r"^[0-9]{1,10}-[0-9]{1,19}$")] | None = None
@@ -272,6 +273,12 @@ def _check_feedback(feedback: Feedback) -> Rejected | None:
         "\n"
     ):  # which a pattern's $ lets pass
         return Rejected("Expected `partition-offset` - at `$.decision_id`")
+    if feedback.request_id is None and (
+        feedback.kind != "withdraw" or feedback.voter is None or feedback.decision_id is not None
+    ):
+        return Rejected(
+            "Object missing required field `request_id`: only a withdraw that names its `voter` does without"
+        )
     numbers = (feedback.cost_usd, feedback.latency_ms, feedback.output_tokens, feedback.input_tokens)
     if feedback.kind == "usage" and all(number is None for number in numbers):
         return Rejected("usage carries none of `cost_usd`, `input_tokens`, `output_tokens`, `latency_ms`")

@@ -71,6 +71,8 @@ class Copier:
             return Rejected(
                 f"feedback names model '{feedback.model}', which is not in the catalog - at `$.model`"
             )
+        if feedback.request_id is None:  # about every decision that a voter has voted on
+            return None
         if feedback.decision_id is None:
             home = self._watch.home(feedback.request_id)
             return self._locate(feedback.request_id) if home is None else home

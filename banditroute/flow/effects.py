@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import NamedTuple
+from typing import Final, NamedTuple
 
 import numpy as np
 import numpy.typing as npt
 
 from banditroute.bandit.evidence import ModelKey, Vote
-from banditroute.events import Copied
+from banditroute.events import QUALITY_KINDS, Copied, Feedback
 
 
 class Parked(NamedTuple):
@@ -45,6 +45,19 @@ class Ready(NamedTuple):
     refused: Sequence[Refused] = ()
     control: bool = False
     outcome: str | None = None  # of a feedback record: its class in the ledger, or "parked"
+
+
+REASONS: Final = {  # outcomes that are told on the dead-letter topic
+    "late": "late: the decision was already closed when this feedback arrived; raise feedback.join_window",
+    "orphan": "orphan: no decision for this request was seen within the join window",
+    "foreign": "foreign: the tenant is not the decision's tenant",
+    "rejected": "rejected",
+}
+
+
+def withdraws(withdrawal: Feedback, kind: str, source: str | None, voter: str | None) -> bool:
+    """Return whether a withdrawal by voter means a vote of that kind, source and voter."""
+    return kind in QUALITY_KINDS and voter == withdrawal.voter and withdrawal.source in (None, source)
 
 
 class NeedDecisions(Exception):

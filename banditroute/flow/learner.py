@@ -23,7 +23,7 @@ from banditroute.events import (
     PriceEdit,
     decode_journal,
 )
-from banditroute.flow.effects import Learned, NeedDecisions, Parked, Ready, Refused
+from banditroute.flow.effects import REASONS, Learned, NeedDecisions, Parked, Ready, Refused, withdraws
 from banditroute.flow.fields import Fields, LearnerSettings
 from banditroute.flow.header import Header, parse_header
 from banditroute.flow.pending import MAX_SLOTS, KnownDecision, OpenDecision, Pending, Slot
@@ -214,6 +214,8 @@ class Learner:
             self._count("copied_twice")
             return "copied_twice"
         self.fields.hi[source] = source_offset
+        if copied.feedback.request_id is None:
+            return self._outcome(copied, self._withdraw_voter(copied.feedback))
         outcome = self._settle(offset, copied)
         if outcome is not None:
             return self._outcome(copied, outcome)
@@ -235,7 +237,7 @@ class Learner:
                 return "late"
             decision = self.pending.at_request_offset(int(request_offset))
         else:
-            decision = self.pending.of_request_id(feedback.request_id)
+            decision = self.pending.of_request_id(feedback.request_id or "")
         if decision is None:
             return None
         known = decision.known
@@ -265,6 +267,30 @@ class Learner:
                 if feedback.feedback_id is not None:
                     slot.seen.append(feedback.feedback_id)
         return "revised"
+
+    def _withdraw_voter(self, feedback: Feedback) -> str:
+        """Take back every quality vote of a voter on open decisions, and let those go that are parked."""
+        tenant, stay = feedback.tenant, deque[Parked]()
+        found = False
+        for parked in self.parked:
+            waits = parked.copied.feedback
+            if withdraws(feedback, waits.kind, waits.source, waits.voter) and tenant in (None, waits.tenant):
+                self._outcome(parked.copied, "withdrawn")
+                found = True
+            else:
+                stay.append(parked)
+        self.parked = stay
+        for decision in self.pending:
+            if tenant not in (None, decision.known.tenant):
+                continue
+            for (kind, source, voter), slot in decision.slots.items():
+                if slot.on and withdraws(feedback, kind, source, voter):
+                    self._take_back(decision, kind, slot)
+                    slot.on = False
+                    if feedback.feedback_id is not None:
+                        slot.seen.append(feedback.feedback_id)
+                    found = True
+        return "revised" if found else "elsewhere"
 
     def _vote(self, offset: int, decision: OpenDecision, feedback: Feedback) -> str:
         known = decision.known
@@ -356,21 +382,13 @@ class Learner:
     def _outcome(self, copied: Copied, outcome: str) -> str:
         kind, _, reason = outcome.partition(": ")
         self._count(kind)
-        if kind in _REASONS and not self.frozen:
-            self._refused.append(Refused(copied, reason or _REASONS[kind]))
+        if kind in REASONS and not self.frozen:
+            self._refused.append(Refused(copied, reason or REASONS[kind]))
         return kind
 
     def _count(self, name: str, by: int = 1) -> None:
         if not self.frozen and by:
             self.ledger[name] += by
-
-
-_REASONS = {
-    "late": "late: the decision was already closed when this feedback arrived; raise feedback.join_window",
-    "orphan": "orphan: no decision for this request was seen within the join window",
-    "foreign": "foreign: the tenant is not the decision's tenant",
-    "rejected": "rejected",
-}
 
 
 def _or_nan(value: float | None) -> float:

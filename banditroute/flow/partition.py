@@ -22,7 +22,7 @@ from banditroute.flow.fields import Fields, LearnerSettings
 from banditroute.flow.header import HEADER_NAME, parse_header, request_offset_of
 from banditroute.flow.learner import Learner
 from banditroute.flow.pending import KnownDecision
-from banditroute.flow.snapshot import Genesis, Mark, State, mark_of, settings_digest
+from banditroute.flow.snapshot import Genesis, Mark, Start, State, mark_of, settings_digest
 
 CHECKPOINT_EVERY: Final = 1000  # journal records between two remembered positions
 MAX_CHECKPOINTS: Final = 512  # beyond it every other one is forgotten
@@ -157,6 +157,13 @@ class Partition:
                 "the topic was truncated or replaced"
             )
 
+    def _require_no_hole(self, log: str, expected: int, offset: int) -> None:
+        if offset > expected:
+            raise StateError(
+                f"the {log} of partition {self.number} lost the records from {expected} to {offset} before they were "
+                "read: the retention of the topic is too short"
+            )
+
     def skip_mark(self, log: str) -> None:
         """Do without the check of a log's mark: retention has rightly removed that record."""
         self._unverified[log] = None
@@ -175,6 +182,7 @@ class Partition:
         self._verify("decisions", offset, value)
         if offset < self.learner.end:
             return
+        self._require_no_hole("decisions", self.learner.end, offset)
         header = next((content for name, content in headers if name == HEADER_NAME), b"")
         try:
             key = decode_decision_key(value or b"")
@@ -225,6 +233,7 @@ class Partition:
         learner = self.learner
         if offset < learner.j:
             return Ready()
+        self._require_no_hole("journal", learner.j, offset)
         self._thaw_if_due(offset)
         if learner.j >= self._checkpoints[-1][0] + CHECKPOINT_EVERY:
             self._checkpoints.append((learner.j, learner.fields.copy()))
@@ -327,12 +336,13 @@ def genesis_state(
 ) -> State:
     """Return the state that a partition begins with: no evidence, and where its logs stood."""
     start = Fields(D=decisions_offset, X=decisions_offset, rD=request_offset, rX=request_offset)
+    offsets = Start(request_offset, decisions_offset, journal_offset)
     start.hi = {source: offset - 1 for source, offset in genesis.feedback_start.items() if offset > 0}
     return State(
         partition=partition,
         spec_id=spec_id,
         d=d,
-        genesis=genesis,
+        genesis=msgspec.structs.replace(genesis, start=offsets),
         digest=settings_digest(settings),
         j=journal_offset,
         replay_from=journal_offset,

@@ -9,11 +9,11 @@ import struct
 import zlib
 from collections import Counter
 from hashlib import blake2b
-from typing import Final
+from typing import Final, NamedTuple
 
 import msgspec
 import numpy as np
-from msgspec import Struct, field
+from msgspec import UNSET, Struct, UnsetType, field
 from numpy.typing import NDArray
 
 from banditroute.bandit.evidence import Evidence, RowKey
@@ -29,12 +29,21 @@ _CRC: Final = struct.Struct("<I")
 Mark = tuple[int, int]  # offset and crc32 of the value of the last record read
 
 
+class Start(NamedTuple):
+    """The offsets at which a partition's logs stood at genesis."""
+
+    requests: int
+    decisions: int
+    journal: int
+
+
 class Genesis(Struct, frozen=True, kw_only=True):
-    """What is fixed when a partition's state begins."""
+    """What is fixed when a partition's state begins; an older build kept no `start`."""
 
     log_epoch: int
     hash_key: str
     feedback_start: dict[int, int] = field(default_factory=dict)
+    start: Start | UnsetType = UNSET
 
 
 class State(Struct, kw_only=True):
@@ -78,6 +87,7 @@ class _Meta(Struct, kw_only=True):
     ledger: dict[str, int]
     parked: int
     feedback_start: dict[int, int]
+    start: Start | UnsetType = UNSET
     journal_mark: Mark | None = None
     decisions_mark: Mark | None = None
 
@@ -123,6 +133,7 @@ def encode_state(state: State) -> bytes:
         ledger=dict(sorted(state.ledger.items())),
         parked=state.parked,
         feedback_start=genesis.feedback_start,
+        start=genesis.start,
         journal_mark=state.journal_mark,
         decisions_mark=state.decisions_mark,
     )
@@ -177,7 +188,12 @@ def decode_state(value: bytes | None) -> State:
         partition=meta.partition,
         spec_id=meta.spec_id,
         d=meta.d,
-        genesis=Genesis(log_epoch=meta.log_epoch, hash_key=meta.hash_key, feedback_start=meta.feedback_start),
+        genesis=Genesis(
+            log_epoch=meta.log_epoch,
+            hash_key=meta.hash_key,
+            feedback_start=meta.feedback_start,
+            start=meta.start,
+        ),
         digest=meta.digest,
         j=meta.j,
         replay_from=meta.replay_from,

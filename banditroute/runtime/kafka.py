@@ -13,13 +13,13 @@ from aiokafka import AIOKafkaConsumer, AIOKafkaProducer, ConsumerRebalanceListen
 from aiokafka import TopicPartition as KafkaPartition
 from aiokafka.admin import AIOKafkaAdminClient, NewTopic
 from aiokafka.coordinator.assignors.range import RangePartitionAssignor
-from aiokafka.errors import IllegalStateError, KafkaError, TopicAlreadyExistsError
+from aiokafka.errors import IllegalStateError, KafkaError, MessageSizeTooLargeError, TopicAlreadyExistsError
 
 from banditroute.config import Config
 from banditroute.errors import BrokerError, BrokerUnavailable
 from banditroute.flow.decider import InputRecord, OutputRecord
 from banditroute.runtime.options import client_options
-from banditroute.runtime.ports import Ack, AppendFailed, Assignment, TopicPartition, TopicSpec
+from banditroute.runtime.ports import Ack, AppendFailed, Assignment, RecordTooLarge, TopicPartition, TopicSpec
 
 __all__ = ["KafkaClient", "client_options"]
 
@@ -200,6 +200,8 @@ class KafkaClient:
                 batch.close()
                 meta = await (await producer.send_batch(batch, topic, partition=partition))
                 acks.append(Ack(meta.offset, at - first))
+        except MessageSizeTooLargeError as error:
+            raise RecordTooLarge(f"{topic}-{partition}: {error!r}") from error
         except (KafkaError, OSError) as error:
             raise AppendFailed(f"{topic}-{partition}: {error!r}") from error
         return acks

@@ -7,7 +7,7 @@ import time
 from collections.abc import AsyncIterator, Callable, Collection, Mapping, Sequence
 
 from banditroute.flow.decider import InputRecord, OutputRecord
-from banditroute.runtime.ports import Ack, AppendFailed, Assignment, TopicPartition, TopicSpec
+from banditroute.runtime.ports import Ack, AppendFailed, Assignment, RecordTooLarge, TopicPartition, TopicSpec
 
 READ_CHUNK = 1000
 
@@ -40,6 +40,8 @@ class MemoryBroker:
         self.members: list[MemoryClient] = []
         self.arrival = asyncio.Event()
         self.epoch = 0
+        self._begins: dict[tuple[str, int], int] = {}
+        self._compacted: dict[tuple[str, int], set[int]] = {}
 
     def client(self) -> MemoryClient:
         """Return a new member's connection."""
@@ -48,6 +50,27 @@ class MemoryBroker:
     def log(self, topic: str, partition: int) -> list[InputRecord]:
         """Return the records of one partition."""
         return self.logs[topic][partition]
+
+    def begin(self, topic: str, partition: int) -> int:
+        """Return the first offset kept."""
+        return self._begins.get((topic, partition), 0)
+
+    def kept(self, topic: str, partition: int, start: int, stop: int) -> list[InputRecord]:
+        """Return what retention and compaction left of the records with offsets in [start, stop)."""
+        start = max(start, self.begin(topic, partition))
+        gone = self._compacted.get((topic, partition))
+        records = self.log(topic, partition)[start:stop]
+        return [record for record in records if record.offset not in gone] if gone else records
+
+    def retain(self, topic: str, partition: int, begin: int) -> None:
+        """Remove the records below an offset, as retention does."""
+        self._begins[topic, partition] = max(begin, self.begin(topic, partition))
+
+    def compact(self, topic: str, partition: int) -> None:
+        """Keep the newest record of every key, as the log cleaner does."""
+        log = self.log(topic, partition)
+        newest = {record.key: record.offset for record in log}
+        self._compacted[topic, partition] = {r.offset for r in log if newest[r.key] != r.offset}
 
     def add(self, topic: str, partition: int, records: Sequence[OutputRecord]) -> int:
         """Append records and return the offset of the first."""
@@ -98,8 +121,8 @@ class MemoryClient:
         return len(self._broker.logs.get(topic, ()))
 
     async def bounds(self, topic: str, partition: int) -> tuple[int, int]:
-        """Return 0 and the length of the log."""
-        return 0, len(self._broker.log(topic, partition))
+        """Return the first offset kept and the length of the log."""
+        return self._broker.begin(topic, partition), len(self._broker.log(topic, partition))
 
     async def create(self, topics: Sequence[TopicSpec]) -> list[str]:
         """Create the topics that are missing and return their names."""
@@ -111,7 +134,7 @@ class MemoryClient:
     async def append(self, topic: str, partition: int, records: Sequence[OutputRecord]) -> list[Ack]:
         """Append records in order; raises AppendFailed as the broker's `fault` says."""
         if any(len(record.value or b"") > self._broker.max_record_bytes for record in records):
-            raise AppendFailed(f"a record is larger than {self._broker.max_record_bytes} bytes")
+            raise RecordTooLarge(f"a record is larger than {self._broker.max_record_bytes} bytes")
         fault = self._broker.fault(topic, partition) if self._broker.fault else None
         if fault == "fail":
             raise AppendFailed("scripted failure")
@@ -125,9 +148,8 @@ class MemoryClient:
         self, topic: str, partition: int, start: int, stop: int
     ) -> AsyncIterator[list[InputRecord]]:
         """Read the records with offsets in [start, stop)."""
-        log = self._broker.log(topic, partition)
         for at in range(start, stop, READ_CHUNK):
-            yield log[at : min(stop, at + READ_CHUNK)]
+            yield self._broker.kept(topic, partition, at, min(stop, at + READ_CHUNK))
             await asyncio.sleep(0)
 
     async def join(self, topics: Sequence[str]) -> None:
@@ -191,11 +213,12 @@ class MemoryClient:
             for where, positions in sources.items():
                 if where not in positions:  # given up while this poll waited
                     continue
-                log = self._broker.log(*where)
-                records = log[positions[where] : positions[where] + limit]
+                start = max(positions[where], self._broker.begin(*where))
+                stop = min(start + limit, len(self._broker.log(*where)))
+                records = self._broker.kept(*where, start, stop)
+                positions[where] = max(positions[where], stop)
                 if records:
                     taken[where] = records
-                    positions[where] += len(records)
             if taken or last:
                 await asyncio.sleep(0)
                 return taken

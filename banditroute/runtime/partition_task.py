@@ -8,19 +8,19 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import time
 from collections import deque
 from collections.abc import Coroutine, Iterable, Sequence
 from enum import Enum
 from typing import TYPE_CHECKING, Any, Final
 
-from banditroute.errors import StateError
 from banditroute.flow.decider import DecidedBatch, InputRecord, OutputRecord
 from banditroute.flow.effects import Refused
 from banditroute.flow.header import HEADER_NAME, request_offset_of
 from banditroute.flow.partition import Partition
 from banditroute.flow.snapshot import State, encode_state
 from banditroute.runtime import letters
-from banditroute.runtime.ports import AppendFailed, TopicPartition
+from banditroute.runtime.ports import AppendFailed, RecordTooLarge, TopicPartition
 from banditroute.runtime.restore import apply, read_gap, restore
 from banditroute.runtime.topics import committed_or
 
@@ -49,6 +49,12 @@ _NEXT: Final = {
 }
 
 
+_TOO_LARGE: Final = (
+    "the broker refuses the state record of partition {}, {} bytes, so that a restart reads more and more of the "
+    "journal: raise max.message.bytes of the state topic ({})"
+)
+
+
 class PartitionTask:
     """The owner of partition p of requests, decisions, journal and state."""
 
@@ -66,6 +72,7 @@ class PartitionTask:
         self._jobs: dict[str, asyncio.Task[None]] = {}
         self._position: int | None = None
         self.dead_in_flight = 0
+        self._too_large = False  # the alert was written
 
     # -- life --------------------------------------------------------------------------------------
 
@@ -75,7 +82,10 @@ class PartitionTask:
 
     async def _restore(self, state: State) -> None:
         engine = self._engine
-        partition = await restore(engine.client, engine.config, state, engine.learning.spec)
+        refused: list[Refused] = []
+        partition = await restore(engine.client, engine.config, state, engine.learning.spec, refused)
+        if refused:  # whoever applied these before may have been killed before it could say why
+            await self._bury_feedback(refused)
         start, lost = await committed_or(engine.client, self.source, partition.learner.r)
         if lost:
             await engine.alert(
@@ -250,11 +260,6 @@ class PartitionTask:
         applied = 0
         while self._records:
             record = self._records.popleft()
-            if record.offset > partition.learner.j:
-                raise StateError(
-                    f"{self.journal.topic}-{self.number} lost the records from {partition.learner.j} to "
-                    f"{record.offset} before they were read: retention is too short"
-                )
             ready = await apply(engine.client, engine.config, partition, record)
             if ready.learned or ready.control:
                 for shift in engine.learning.observe(ready, record.timestamp):
@@ -293,7 +298,7 @@ class PartitionTask:
     def _settle_debts(self) -> None:
         if self.state is not TaskState.RUNNING or "journal-append" in self._jobs:
             return
-        records = self._running().owed(self._engine.now_ms())
+        records = self._running().owed(1000.0 * time.monotonic())  # no clock that can be set back
         if records:
             self._start("journal-append", self._append(records))
 
@@ -321,10 +326,17 @@ class PartitionTask:
         ):
             return
         state = partition.snapshot()
+        value = encode_state(state)
         try:
             await self._engine.client.append(
-                self._engine.names.state, self.number, [OutputRecord(state.key, encode_state(state))]
+                self._engine.names.state, self.number, [OutputRecord(state.key, value)]
             )
+        except RecordTooLarge as error:
+            if not self._too_large:
+                self._too_large = True
+                await self._engine.alert(
+                    "state", _TOO_LARGE.format(self.number, len(value), error), self.number
+                )
         except AppendFailed as error:
             log.warning(
                 "state of partition %d not acknowledged, it will be sent again: %s", self.number, error
@@ -335,7 +347,8 @@ class PartitionTask:
     def saw_state(self, state: State) -> None:
         """Publish again when an older record of our own partition was written over a newer one."""
         partition = self.partition
-        if partition is not None and state.j < partition.published_j:
+        spec_id = self._engine.learning.spec.spec_id
+        if partition is not None and state.spec_id == spec_id and state.j < partition.published_j:
             partition.published_j = state.j
 
     # -- jobs --------------------------------------------------------------------------------------

@@ -41,6 +41,10 @@ class AppendFailed(Exception):
     """An append was not acknowledged: it may have landed once, twice or not at all, now or later."""
 
 
+class RecordTooLarge(AppendFailed):
+    """The broker takes no record of this size: trying again is in vain."""
+
+
 class Client(Protocol):
     """One member's connection to a broker."""
 

@@ -5,14 +5,16 @@ from __future__ import annotations
 from banditroute.config import Config
 from banditroute.errors import StateError
 from banditroute.flow.decider import InputRecord
-from banditroute.flow.effects import NeedDecisions, Ready
+from banditroute.flow.effects import NeedDecisions, Ready, Refused
 from banditroute.flow.partition import Partition
 from banditroute.flow.snapshot import State
 from banditroute.runtime.ports import Client
 from banditroute.runtime.topics import Spec
 
 
-async def restore(client: Client, config: Config, state: State, spec: Spec) -> Partition:
+async def restore(
+    client: Client, config: Config, state: State, spec: Spec, refused: list[Refused] | None = None
+) -> Partition:
     """Restore a partition from its state record and its logs.
 
     Parameters
@@ -25,6 +27,8 @@ async def restore(client: Client, config: Config, state: State, spec: Spec) -> P
         The newest usable state record.
     spec : Spec
         The feature spec and settings in force.
+    refused : list of Refused, optional
+        Takes the feedback that the journal beyond the state refuses: its dead letters may not have been written.
 
     Returns
     -------
@@ -53,7 +57,9 @@ async def restore(client: Client, config: Config, state: State, spec: Spec) -> P
         partition.skip_mark("journal")
     async for records in client.read(names.journal, number, start, end):
         for record in records:
-            await apply(client, config, partition, record)
+            ready = await apply(client, config, partition, record)
+            if refused is not None:
+                refused += ready.refused
     partition.finish()
     return partition
 
@@ -77,6 +83,11 @@ async def read_gap(client: Client, config: Config, partition: Partition) -> None
     """Read the decisions that others appended, up to the end of the log."""
     topic = config.kafka.topics.decisions
     _, end = await client.bounds(topic, partition.number)
+    if end < partition.learner.end:
+        raise StateError(
+            f"{topic}-{partition.number} ends at offset {end}, but {partition.learner.end} of its records were read "
+            "before: the topic was truncated or recreated; name a new state topic"
+        )
     async for records in client.read(topic, partition.number, partition.learner.end, end):
         for record in records:
             partition.read_decision(record.offset, record.timestamp, record.value, record.headers)

@@ -34,7 +34,8 @@ _SETTLE_SECONDS: Final = 15.0
 _STALL_SECONDS: Final = 15.0
 # What can become of a feedback record; `applied` is what learning took.
 _CLASSES: Final = (
-    "applied", "revised", "duplicate", "late", "orphan", "elsewhere", "foreign", "rejected", "copied_twice",
+    "applied", "revised", "duplicate", "late", "orphan", "elsewhere", "foreign", "rejected", "withdrawn",
+    "copied_twice",
 )  # fmt: skip
 
 

@@ -97,6 +97,9 @@ class History:
         target = rng.randrange(max(0, self.requests - 12), self.requests + 3)
         kind = rng.choice(["thumb", "thumb", "score", "judge", "outcome", "usage", "withdraw"])
         fields: dict[str, object] = {}
+        if kind == "withdraw" and rng.random() < 0.3:
+            self.withdraw_voter(source)
+            return
         if kind == "thumb":
             fields["value"] = rng.random() < 0.5
         elif kind in ("score", "judge") or (kind == "outcome" and rng.random() < 0.5):
@@ -121,9 +124,25 @@ class History:
             fields["tenant"] = rng.choice(["t1", "t2"])
         if rng.random() < 0.5:
             fields["voter"] = rng.choice(["u", "v"])
+        if rng.random() < 0.2:
+            fields["source"] = "app"
         self.journal.feedback(
             f"r{target}", kind, src=(source, self.source[source]), everywhere=rng.random() < 0.2, **fields
         )
+
+    def withdraw_voter(self, source: int) -> None:
+        """Everything that a voter has said, perhaps of one source or tenant only."""
+        rng = self.rng
+        fields: dict[str, object] = {"voter": rng.choice(["u", "v", "nobody"])}
+        if rng.random() < 0.3:
+            fields["tenant"] = rng.choice(["t1", "t2"])
+        if rng.random() < 0.3:
+            fields["source"] = rng.choice(["app", "other"])
+        if rng.random() < 0.3:
+            fields["feedback_id"] = f"f{rng.randrange(30)}"
+        event = {"v": 1, "kind": "withdraw", **fields}
+        src = [source, self.source[source]]
+        self.journal.append({"type": "feedback", "src": src, "feedback": event, "everywhere": True})
 
     def genesis(self) -> State:
         return genesis_state(0, D, SPEC, self.settings, Genesis(log_epoch=1, hash_key=""))

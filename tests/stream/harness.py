@@ -233,7 +233,17 @@ class Stream:
             assert differences == [], differences
             naive.ledger_adds_up(result, len(journal))
             results[partition] = result
+        missing = set().union(*(result.refused for result in results.values())) - await self.explained()
+        assert not missing, f"feedback that was not applied, without a reason: {sorted(missing)[:5]}"
         return results
+
+    async def explained(self) -> set[tuple[int, int]]:
+        """Sources (feedback partition, offset) of the feedback whose refusal is on the dead-letter topic."""
+        return {
+            (letter["partition"], letter["offset"])
+            for letter in await self.dead_letters()
+            if letter["topic"] == self.names.feedback
+        }
 
     async def prove_one_decision_each(self, ids: Sequence[str]) -> int:
         """Every request has exactly one first decision; return how many later ones there are."""

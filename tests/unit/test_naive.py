@@ -1007,14 +1007,50 @@ def test_empty_partition_has_nothing() -> None:
     }
 
 
-def test_events_of_another_version_are_refused() -> None:
-    for event in (
-        {"v": 2, "type": "decided", "upto": 0},
-        {"type": "feedback", "src": [0, 0], "feedback": {"v": 2, "request_id": "r0", "kind": "withdraw"}},
-        {"type": "unheard"},
-    ):
-        with pytest.raises(ValueError, match=r"version|type"):
-            recompute(PARTITION, [], [Record(0, 0, json.dumps(event).encode())], PLAIN)
+def test_journal_records_of_another_version_or_type_change_nothing_but_a_count() -> None:
+    feedback = {"v": 2, "request_id": "r0", "kind": "withdraw"}
+    values = [
+        json.dumps({"type": "feedback", "src": [0, 0], "feedback": feedback}).encode(),
+        b'{"type": "unheard"}',
+        b"{",
+        b"\xff",
+        b"[]",
+    ]
+    records = [Record(offset, 0, value) for offset, value in enumerate(values)]
+    result = recompute(PARTITION, [], records, PLAIN)
+    assert result.ledger == {"unreadable": len(values)}
+    ledger_adds_up(result, len(values))
+
+
+def test_a_withdrawal_by_voter_takes_back_every_open_vote_of_that_voter_and_those_that_wait() -> None:
+    log = DecisionLog(PARTITION, [GPT], X)
+    for offset in range(4):
+        log.add(offset, tenant="t1" if offset < 3 else "t2")
+    journal = Journal()
+    journal.decided(3)
+    journal.feedback("r0", "thumb", value=True, voter="u", source="app")
+    journal.feedback("r1", "score", value=0.5, voter="u", tenant="t1")
+    journal.feedback("r1", "score", value=0.5, voter="w")
+    journal.feedback("r3", "score", value=0.5, voter="u", tenant="t2")  # waits
+    journal.feedback("r2", "usage", output_tokens=3, voter="u")
+    before = len(journal.records)
+
+    def withdrawn(**fields: str) -> dict[str, int]:
+        del journal.records[before:]
+        journal.next = before
+        event = {"v": 1, "kind": "withdraw", "voter": "u", **fields}
+        journal.append({"type": "feedback", "src": [1, 0], "feedback": event, "everywhere": True})
+        result = outcome(log, journal)
+        ledger_adds_up(result, before + 1)
+        votes = sum(row[0] for row in result.rows.values())
+        return {"votes": round(votes), "parked": result.parked, **classes(result)}
+
+    rest = {"applied": 4, "revised": 1}
+    assert withdrawn() == {"votes": 2, "parked": 0, "withdrawn": 1, **rest}  # a score weighs 2
+    assert withdrawn(tenant="t1") == {"votes": 2, "parked": 1, **rest}
+    assert withdrawn(tenant="t2") == {"votes": 5, "parked": 0, "withdrawn": 1, **rest}
+    assert withdrawn(source="app") == {"votes": 4, "parked": 1, **rest}
+    assert withdrawn(source="other") == {"votes": 5, "parked": 1, "applied": 4, "elsewhere": 1}
 
 
 def test_spec_id_of_the_header_is_hexadecimal() -> None:

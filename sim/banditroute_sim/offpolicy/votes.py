@@ -62,13 +62,19 @@ class Votes:
         self._whole: tuple[array[int], ...] = tuple(array("Q") for _ in range(4))
         self._withdrawn = array("b")
         self._numbers: tuple[array[float], ...] = tuple(array("d") for _ in range(4))
+        self._of_voter: dict[str, list[tuple[int, Feedback]]] = {}
         self._keys: Keys = np.empty(0, np.uint64)
         self._mean: Floats = np.empty((0, 4))
 
     def add(self, feedback: Feedback) -> None:
         """Take in one event, in the order of the log."""
-        self.taken += 1
         request = feedback.request_id
+        if request is None:
+            self._withdraw_voter(feedback)
+            return
+        if feedback.voter is not None and feedback.quality is not None:
+            self._of_voter.setdefault(feedback.voter, []).append((self.taken, feedback))
+        self.taken += 1
         key = (
             request_key(request)
             if feedback.decision_id is None
@@ -86,6 +92,17 @@ class Votes:
         numbers = (quality, feedback.cost_usd, feedback.input_tokens, feedback.output_tokens)
         for numeric, number in zip(self._numbers, numbers, strict=True):
             numeric.append(NAN if number is None else number)
+
+    def _withdraw_voter(self, withdrawal: Feedback) -> None:
+        """Forget the quality of every vote of a voter so far; decisions' tenants are not known here, claims are."""
+        stay = []
+        for position, vote in self._of_voter.get(withdrawal.voter or "", []):
+            of_source = withdrawal.source in (None, vote.source)
+            if of_source and (vote.tenant is None or withdrawal.tenant in (None, vote.tenant)):
+                self._numbers[0][position] = NAN
+            else:
+                stay.append((position, vote))
+        self._of_voter[withdrawal.voter or ""] = stay
 
     def settle(self) -> None:
         """Settle what was taken in; call it once, before `look_up`."""
