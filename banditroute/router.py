@@ -20,6 +20,7 @@ from __future__ import annotations
 
 import math
 import os
+import secrets
 from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
@@ -174,9 +175,10 @@ class Router:
         self._pacer = make_pacer(config)
         self._decider = Decider(config, self._catalog, encoder, self._policy, self._pacer)
         settings = learner_settings(config)
-        genesis = Genesis(log_epoch=0, hash_key="")
+        # nothing that the router returns depends on the key; without it nobody can choose ids that collide
+        genesis = Genesis(log_epoch=0, hash_key=secrets.token_hex(16))
         start = genesis_state(0, encoder.spec.d, encoder.spec.spec_id, settings, genesis)
-        self._partition = Partition(start, encoder.spec.d, encoder.spec.spec_id, settings)
+        self._partition = Partition(start, encoder.spec.d, encoder.spec.spec_id, settings, keep=None)
         self._partition.begin()
         self._partition.finish()
         self._judge = Judge()
@@ -251,7 +253,9 @@ class Router:
         fields = self._partition.learner.fields
         self._decider.decide_requests(0, fresh, fields, version, self._now_ms, batch)
         self._requests = batch.through
-        self._partition.acknowledged(batch.records, batch.known, self._partition.learner.end, stamp)
+        assert batch.known is not None
+        last = batch.records[-1].value
+        self._partition.acknowledged(batch.known, self._partition.learner.end, stamp, last)
         for record in self._partition.owed(self._now_ms):
             self._append(record.value)
         return batch.decisions

@@ -116,6 +116,7 @@ class Replica:
         from aiokafka.record.default_records import DefaultRecordBatch
 
         import banditroute.flow.decider as decider_module
+        import banditroute.flow.decision_writer as writer_module
         from banditroute.flow.copier import Copier
         from banditroute.flow.decider import Decider
         from banditroute.flow.partition import Partition, genesis_state
@@ -123,7 +124,7 @@ class Replica:
         from banditroute.flow.snapshot import Genesis
         from banditroute.router import learner_settings, make_encoder, make_pacer, make_policy
 
-        self.config: Config = from_dict(configuration("none:0", "requests", ""))
+        self.config: Config = from_dict(configuration("none:1", "requests", ""))
         encoder = make_encoder(self.config)
         self.policy = make_policy(self.config, encoder.spec)
         self.decider = Decider(
@@ -140,7 +141,7 @@ class Replica:
         self.now = 1_700_000_000_000
         self._source = 0
         self._stages = stages
-        codec = DefaultRecordBatch.CODEC_LZ4
+        codec = DefaultRecordBatch.CODEC_ZSTD
         self._builder = lambda: BatchBuilder(BATCH_BYTES, codec)
         self._batch = stages.timed("batch", self._build)
         self._copy_batch = stages.timed("copy batch", self._build)
@@ -152,13 +153,17 @@ class Replica:
         self._observe = stages.timed("observe", self.policy.observe)
         self._derive = stages.timed("derive", self.policy.derive)
         self._poll = stages.timed("poll", self._records)
-        for name, stage in (("decode_request", "decode"), ("encode", "encode"), ("request_key", "columns")):
-            if hasattr(decider_module, name):
-                stages.wrap(decider_module, name, stage)
+        for module, name, stage in (
+            (decider_module, "decode_request", "decode"),
+            (writer_module, "encode", "encode"),
+            (decider_module, "request_key", "columns"),
+        ):
+            stages.wrap(module, name, stage)
         for owner, name, stage in (
             (encoder, "encode_batch", "features"),
             (self.policy, "decide", "decide"),
-            (getattr(self.decider, "_writer", None), "write", "header"),
+            (self.decider._writer, "write", "objects"),
+            (self.decider._writer._headers, "write", "header"),
             (self.decider, "_columns", "columns"),
         ):
             if owner is not None and hasattr(owner, name) and hasattr(owner, "__dict__"):
@@ -186,14 +191,12 @@ class Replica:
         """Decide the requests of a poll and return the ids decided."""
         partition = self.partition
         records = self._poll(fetched)
-        decided = self._decide(
-            0, records, partition.learner, partition.learner.fields.prices, "0+0", self.now
-        )
+        decided = self._decide(0, records, partition.learner, partition.learner.fields, "0+0", self.now)
         self._batch(decided.records)
-        self._acknowledged(decided.records, decided.known, partition.learner.end, self.now)
+        self._acknowledged(decided.known, partition.learner.end, self.now, decided.records[-1].value)
         self._check(decided.keys, 0)
         self._append("bookkeeping", self._owed(self.now))
-        return [known.request_id for known in decided.known]
+        return [decision.request_id for decision in decided.decisions]
 
     def answer(self, ids: Sequence[str]) -> None:
         """Copy and settle feedback."""
@@ -214,8 +217,8 @@ class Replica:
         apply = self._stages.timed(stage, self.partition.apply)
         for record in records:
             ready = apply(self.partition.learner.j, self.now, record.value)
-            for key, x, vote, weight in ready.learned:
-                self._observe(key, x, vote.quality, weight)
+            for key, x, vote, weight, kind, _ in ready.learned:
+                self._observe(key, x, vote.quality, weight, kind)
         self.now += 1
 
 

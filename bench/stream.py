@@ -69,10 +69,12 @@ class Window:
 
 async def run_engine(document: dict[str, Any], count: int, answers: int) -> dict[str, float]:
     """Run the engine until every request is decided and all feedback is applied."""
+    from banditroute.runtime import collector
     from banditroute.runtime.engine import Engine
 
     engine = Engine(from_dict(document), init=True)
     await engine.start()
+    collector.settle()  # as `banditroute run` does
     window = Window(int(WARM * count))
     deadline = time.monotonic() + PATIENCE
     try:
@@ -95,6 +97,8 @@ async def run_echo(document: dict[str, Any], count: int) -> dict[str, float]:
     """Poll, loads, dumps, send_batch: what any stage on this client has to pay."""
     from aiokafka import AIOKafkaConsumer, AIOKafkaProducer, TopicPartition
 
+    from banditroute.runtime import collector
+
     config = from_dict(document)
     kafka, topics = config.kafka, config.kafka.topics
     producer = AIOKafkaProducer(
@@ -109,6 +113,7 @@ async def run_echo(document: dict[str, Any], count: int) -> dict[str, float]:
     )
     await producer.start()
     await consumer.start()
+    collector.settle()  # the same for both
     window = Window(int(WARM * count))
     done = 0
     try:

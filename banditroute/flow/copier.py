@@ -54,28 +54,40 @@ class Copier:
         """Turn feedback records of one partition, in offset order, into journal records."""
         targets: dict[int, list[OutputRecord]] = {}
         poison: list[Poison] = []
+        events: list[tuple[InputRecord, Feedback]] = []
+        field_map, catalog = self._field_map, self._catalog
         for record in records:
-            feedback = decode_feedback(record.value, self._field_map)
-            home = feedback if isinstance(feedback, Rejected) else self._home(feedback)
-            if isinstance(feedback, Rejected) or isinstance(home, Rejected):
-                poison.append(Poison(record, home.reason if isinstance(home, Rejected) else ""))
+            feedback = decode_feedback(record.value, field_map)
+            if (
+                not isinstance(feedback, Rejected)
+                and feedback.model is not None
+                and feedback.model not in catalog
+            ):
+                feedback = Rejected(
+                    f"feedback names model '{feedback.model}', which is not in the catalog - at `$.model`"
+                )
+            if isinstance(feedback, Rejected):
+                poison.append(Poison(record, feedback.reason))
+            else:
+                events.append((record, feedback))
+        homes = self._watch.homes([feedback.request_id or "" for _, feedback in events])
+        for (record, feedback), by_key in zip(events, homes, strict=True):
+            home = self._home(feedback, by_key)
+            if isinstance(home, Rejected):
+                poison.append(Poison(record, home.reason))
                 continue
-            everywhere = home is None
-            value = encode(Copied((source, record.offset), feedback, everywhere))
+            copied = OutputRecord(None, encode(Copied((source, record.offset), feedback, home is None)))
             for target in range(self._watch.count) if home is None else (home,):
-                targets.setdefault(target, []).append(OutputRecord(None, value))
+                targets.setdefault(target, []).append(copied)
+        poison.sort(key=lambda refused: refused.record.offset)
         return CopiedBatch(targets, poison, len(records) - len(poison), records[-1].offset + 1)
 
-    def _home(self, feedback: Feedback) -> int | Rejected | None:
-        if feedback.model is not None and feedback.model not in self._catalog:
-            return Rejected(
-                f"feedback names model '{feedback.model}', which is not in the catalog - at `$.model`"
-            )
+    def _home(self, feedback: Feedback, by_key: int | None) -> int | Rejected | None:
+        """Return where a feedback belongs, None for everywhere; `by_key` is what the partitioner says."""
         if feedback.request_id is None:  # about every decision that a voter has voted on
             return None
         if feedback.decision_id is None:
-            home = self._watch.home(feedback.request_id)
-            return self._locate(feedback.request_id) if home is None else home
+            return self._locate(feedback.request_id) if by_key is None else by_key
         partition = int(feedback.decision_id.partition("-")[0])
         if partition >= self._watch.count:
             return Rejected(

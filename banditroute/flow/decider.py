@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import NamedTuple, Protocol, cast
+from typing import Protocol, cast
 
 import numpy as np
 from numpy.typing import NDArray
@@ -11,76 +11,32 @@ from numpy.typing import NDArray
 from banditroute.bandit.chance import request_key
 from banditroute.bandit.exploration import Exploration
 from banditroute.bandit.pacing import Pacer
-from banditroute.bandit.thompson import LIMITS, Choices, DecideBatch, Policy
+from banditroute.bandit.thompson import DecideBatch, Policy
 from banditroute.catalog import Catalog
 from banditroute.config import Config
-from banditroute.events import (
-    WIRE_VERSION,
-    Decision,
-    Expected,
-    FieldMap,
-    Rejected,
-    Request,
-    Weights,
-    decode_request,
-    encode,
+from banditroute.events import FieldMap, Rejected, Request, decode_request
+from banditroute.flow.decision_writer import (
+    DecidedBatch,
+    DecisionWriter,
+    InputRecord,
+    OutputRecord,
+    Poison,
+    no_decisions,
 )
 from banditroute.flow.fields import Fields
-from banditroute.flow.header import HEADER_NAME, HeaderWriter
-from banditroute.flow.pending import KnownDecision
 from banditroute_features import Encoder, RequestLike
 
+__all__ = [
+    "DecidedBatch",
+    "Decider",
+    "Gate",
+    "InputRecord",
+    "OutputRecord",
+    "Poison",
+    "no_decisions",
+]
+
 INF = float("inf")
-MAX_PASSED_HEADERS = 8192  # bytes of pass-through headers per decision
-_INPUT, _ESTIMATED = LIMITS.index("input_tokens"), LIMITS.index("input_estimated")
-_FILTERS = {1: "request", 2: "max_cost_usd", 3: "max_latency_ms"}
-
-
-class InputRecord(NamedTuple):
-    """A record read from a topic; `timestamp` in milliseconds."""
-
-    offset: int
-    timestamp: int
-    key: bytes | None
-    value: bytes | None
-    headers: Sequence[tuple[str, bytes]] = ()
-
-
-class OutputRecord(NamedTuple):
-    """A record to be written."""
-
-    key: bytes | None
-    value: bytes
-    headers: Sequence[tuple[str, bytes]] = ()
-
-
-class Poison(NamedTuple):
-    """A record that was refused."""
-
-    record: InputRecord
-    reason: str
-
-
-class DecidedBatch(NamedTuple):
-    """What a batch of requests became.
-
-    `known[i]` describes `records[i]`, with its log offset still to be told by the acknowledgement;
-    `through` is the offset after the last request looked at.
-    """
-
-    records: list[OutputRecord]
-    known: list[KnownDecision]
-    decisions: list[Decision]
-    poison: list[Poison]
-    repeats: int
-    below: int
-    keys: list[bytes]
-    through: int
-
-
-def no_decisions(through: int) -> DecidedBatch:
-    """Return an empty batch to be filled."""
-    return DecidedBatch([], [], [], [], 0, 0, [], through)
 
 
 class Gate(Protocol):
@@ -90,8 +46,8 @@ class Gate(Protocol):
     def r(self) -> int:
         """Requests below this offset have been decided."""
 
-    def has_request(self, request_id: str) -> bool:
-        """Whether a request id already has a decision inside the join window."""
+    def has_each(self, ids: Sequence[bytes]) -> Sequence[int]:
+        """Return the places of the request ids that already have a decision inside the join window."""
 
 
 class Decider:
@@ -125,7 +81,6 @@ class Decider:
         self._pacer = pacer
         self.exploration = Exploration()
         self._objective = config.objective
-        self._mode = config.engine.mode
         age = config.requests.max_request_age
         self._max_age_ms = None if age is None else 1000.0 * age
         self._default = (
@@ -134,9 +89,13 @@ class Decider:
             else catalog.names.index(config.requests.default_model)
         )
         self._field_map = FieldMap(config.requests.field_map) if config.requests.field_map else None
-        self._passed = frozenset(config.requests.header_pass_through)
-        self._spec_id = encoder.spec.spec_id
-        self._writer = HeaderWriter([model.key for model in policy.models], self._spec_id, encoder.spec.d)
+        self._writer = DecisionWriter(
+            [model.key for model in policy.models],
+            encoder.spec,
+            config.engine.mode,
+            config.requests.header_pass_through,
+            self._default,
+        )
         self._list_prices = np.array(
             [[m.input_usd_per_mtok, m.output_usd_per_mtok] for m in catalog], np.float64
         )
@@ -167,31 +126,45 @@ class Decider:
         now_ms : float
             For the age limit.
         """
-        fresh: list[tuple[InputRecord, Request]] = []
         poison: list[Poison] = []
-        keys: list[bytes] = []
-        ids: set[str] = set()
-        repeats = below = 0
-        r = gate.r
+        valid: list[tuple[InputRecord, Request]] = []
+        field_map = self._field_map
         for record in records:
-            request = decode_request(record.value, self._field_map)
+            request = decode_request(record.value, field_map)
             if isinstance(request, Rejected):
                 poison.append(Poison(record, request.reason))
-                continue
-            request_id = request.request_id
-            keys.append(request_id.encode())
-            if record.offset < r:
-                below += 1
-            elif request_id in ids or gate.has_request(request_id):
-                repeats += 1
             else:
-                ids.add(request_id)
-                fresh.append((record, request))
-        through = records[-1].offset + 1
-        decided = DecidedBatch([], [], [], poison, repeats, below, keys, through)
+                valid.append((record, request))
+        keys = [request.request_id.encode() for _, request in valid]
+        decided = DecidedBatch([], None, [], poison, keys, records[-1].offset + 1)
+        fresh = self._fresh(valid, keys, gate, decided)
         if fresh:
             self.decide_requests(partition, fresh, fields, version, now_ms, decided)
         return decided
+
+    def _fresh(
+        self,
+        valid: list[tuple[InputRecord, Request]],
+        keys: list[bytes],
+        gate: Gate,
+        decided: DecidedBatch,
+    ) -> list[tuple[InputRecord, Request]]:
+        """Return the requests without a decision, and count the others."""
+        r = gate.r
+        repeated = gate.has_each(keys) if keys else ()
+        if not repeated and len(set(keys)) == len(keys) and (not valid or valid[0][0].offset >= r):
+            return valid
+        seen = {keys[i] for i in repeated}
+        fresh = []
+        for (record, request), key in zip(valid, keys, strict=True):
+            if record.offset < r:
+                decided.below += 1
+            elif key in seen:
+                decided.repeats += 1
+            else:
+                seen.add(key)
+                fresh.append((record, request))
+        return fresh
 
     def decide_requests(
         self,
@@ -209,31 +182,7 @@ class Decider:
         choices = self._policy.decide(batch)
         self._pacer.decided(choices, now_ms)
         self.exploration.decided(self._policy, batch, choices)
-        offsets = [record.offset for record, _ in fresh]
-        shadow = self._mode == "shadow"
-        tokens, counted = batch.limits[:, _INPUT], batch.limits[:, _ESTIMATED] == 0.0
-        headers = self._writer.write(offsets, batch.x, choices.candidates, tokens, counted, shadow)
-        rows = zip(fresh, headers, strict=True)
-        for i, ((record, request), header) in enumerate(rows):
-            stale = self._stale(record, request, now_ms)
-            decision = self._decision(partition, record.offset, request, choices, i, batch, version, stale)
-            passed = self._pass_through(record)
-            key = request.request_id.encode()
-            decided.records.append(OutputRecord(key, encode(decision), [(HEADER_NAME, header), *passed]))
-            decided.decisions.append(decision)
-            decided.known.append(
-                KnownDecision(
-                    -1,
-                    record.timestamp,
-                    record.offset,
-                    request.request_id,
-                    decision.model,
-                    request.tenant,
-                    shadow,
-                    header,
-                    decision.segment,
-                )
-            )
+        self._writer.write(partition, fresh, batch, choices, self._stale(fresh, now_ms), version, decided)
 
     def _columns(self, requests: Sequence[Request], fields: Fields) -> tuple[DecideBatch, NDArray[np.bool_]]:
         """Return the columns, and which requests leave the cost weight to the pacer."""
@@ -282,67 +231,14 @@ class Decider:
         )
         return batch, paced
 
-    def _stale(self, record: InputRecord, request: Request, now_ms: float) -> bool:
+    def _stale(self, fresh: Sequence[tuple[InputRecord, Request]], now_ms: float) -> list[int]:
+        """Return the places of the requests that are too old to be chosen for."""
         if self._default is None:
-            return False
-        too_old = self._max_age_ms is not None and now_ms - record.timestamp > self._max_age_ms
-        return too_old or (request.deadline is not None and now_ms > 1000.0 * request.deadline)
-
-    def _decision(
-        self,
-        partition: int,
-        offset: int,
-        request: Request,
-        choices: Choices,
-        i: int,
-        batch: DecideBatch,
-        version: str,
-        stale: bool,
-    ) -> Decision:
-        names = self._catalog.names
-        chosen = int(choices.chosen[i])
-        sampled = chosen >= 0 and not stale
-        ranked = choices.rank[i]
-        reason = "utility"
-        expected: Expected | None = None
-        fallbacks: tuple[str, ...] = ()
-        if stale and self._default is not None:
-            reason = "stale"
-            chosen = self._default
-            fallbacks = tuple(names[a] for a in ranked if a >= 0 and a != chosen)
-        elif chosen < 0:
-            reason = f"none-eligible: {_FILTERS[int(choices.blocked[i])]}"
-        else:
-            fallbacks = tuple(names[a] for a in ranked[1:] if a >= 0)
-            reason = "greedy" if self._mode == "frozen" else "utility" if fallbacks else "only-eligible"
-            log_latency = float(choices.log_latency[i, chosen])
-            expected = Expected(
-                quality=float(choices.quality[i, chosen]),
-                cost_usd=float(choices.cost[i, chosen]),
-                latency_ms=None if log_latency != log_latency else float(np.exp(log_latency)),
-            )
-        return Decision(
-            v=WIRE_VERSION,
-            decision_id=f"{partition}-{offset}",
-            request_id=request.request_id,
-            tenant=request.tenant,
-            model=names[chosen] if chosen >= 0 else None,
-            fallbacks=fallbacks,
-            propensity=float(choices.propensity[i]) if sampled else None,
-            explored=bool(choices.explored[i]) if sampled else False,
-            expected=expected,
-            segment=request.tags[0] if request.tags else None,
-            weights=Weights(float(choices.cost_weight[i]), float(batch.limits[i, 3])),
-            reason=reason,
-            posterior_version=version,
-            spec_id=self._spec_id,
-            mode=self._mode,
-        )
-
-    def _pass_through(self, record: InputRecord) -> list[tuple[str, bytes]]:
-        if not record.headers:
             return []
-        # Kafka allows a header without a value
-        passed = [(name, value or b"") for name, value in record.headers if name in self._passed]
-        size = sum(len(name) + len(value) for name, value in passed)
-        return passed if size <= MAX_PASSED_HEADERS else []
+        oldest = -INF if self._max_age_ms is None else now_ms - self._max_age_ms
+        return [
+            i
+            for i, (record, request) in enumerate(fresh)
+            if record.timestamp < oldest
+            or (request.deadline is not None and now_ms > 1000.0 * request.deadline)
+        ]

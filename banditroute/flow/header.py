@@ -86,10 +86,10 @@ class HeaderWriter:
 
     def write(
         self,
-        offsets: Sequence[int],
+        offsets: Sequence[int] | npt.NDArray[np.int64],
         x: npt.NDArray[np.float32],
         predictions: npt.NDArray[np.float64],
-        input_tokens: npt.NDArray[np.float64],
+        input_tokens: npt.NDArray[np.float64] | npt.NDArray[np.float32],
         counted: npt.NDArray[np.bool_],
         shadow: bool,
     ) -> list[bytes]:

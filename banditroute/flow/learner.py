@@ -8,10 +8,11 @@ from __future__ import annotations
 
 import math
 from collections import Counter, deque
+from collections.abc import Sequence
 
 import msgspec
 
-from banditroute.bandit.evidence import Evidence, ModelKey, Vote
+from banditroute.bandit.evidence import Evidence
 from banditroute.events import (
     QUALITY_KINDS,
     Control,
@@ -25,10 +26,12 @@ from banditroute.events import (
 )
 from banditroute.flow.effects import REASONS, Learned, NeedDecisions, Parked, Ready, Refused, withdraws
 from banditroute.flow.fields import Fields, LearnerSettings
-from banditroute.flow.header import Header, parse_header
-from banditroute.flow.pending import MAX_SLOTS, KnownDecision, OpenDecision, Pending, Slot
-
-NAN = math.nan
+from banditroute.flow.header import parse_header
+from banditroute.flow.identity import Identifier, Identity
+from banditroute.flow.known import KnownBatch, KnownDecision, Open
+from banditroute.flow.pending import KEPT_WHOLE, Pending
+from banditroute.flow.slots import MAX_SLOTS, NONE, Slot
+from banditroute.flow.votes import numbers_of, say_the_same, vote_of
 
 
 class Learner:
@@ -44,19 +47,29 @@ class Learner:
         The feature spec whose decisions this learner learns from.
     settings : LearnerSettings
         What evidence depends on beside the log.
+    hash_key : str
+        The key under which ids are hashed: that of the partition's genesis.
+    keep : int or None
+        Newest decisions of which all predictions are kept in memory; None keeps those of all.
     """
 
-    def __init__(self, partition: int, d: int, spec_id: str, settings: LearnerSettings) -> None:
+    def __init__(
+        self,
+        partition: int,
+        d: int,
+        spec_id: str,
+        settings: LearnerSettings,
+        hash_key: str = "",
+        keep: int | None = KEPT_WHOLE,
+    ) -> None:
         self.partition = partition
         self.spec_id = spec_id
         self.settings = settings
         self.fields = Fields()
         self.evidence = Evidence(d)
         self.ledger: Counter[str] = Counter()
-        self.pending = Pending()
+        self.pending = Pending(d, spec_id, Identifier(hash_key), keep)
         self.parked: deque[Parked] = deque()
-        self.ahead: deque[KnownDecision] = deque()  # known, at or above D
-        self.ahead_ids: Counter[str] = Counter()
         self.end = 0  # decisions below this log offset are known
         self.r = 0  # 1 + highest request offset known
         self.j = 0  # next journal offset
@@ -70,30 +83,33 @@ class Learner:
         """Take note of the next decision in the log; offsets ascend."""
         if decision.offset < self.end:
             return
+        header = parse_header(decision.header)
+        self.pending.add(decision, header, self.r)
         self.end = decision.offset + 1
-        self.r = max(self.r, decision.request_offset + 1)
-        self.ahead.append(decision)
-        self.ahead_ids[decision.request_id] += 1
+        self.r = max(self.r, header.request_offset + 1)
+
+    def know_batch(self, batch: KnownBatch, base: int, timestamp: int) -> None:
+        """Take note of decisions of our own, which the log has from offset `base` on."""
+        count = len(batch.ids)
+        if count:
+            self.pending.add_batch(base, timestamp, batch)
+            self.end = base + count
+            self.r = int(batch.request_offsets[-1]) + 1
 
     def has_request(self, request_id: str) -> bool:
         """Tell whether a request id already has a decision inside the join window."""
-        return request_id in self.ahead_ids or self.pending.of_request_id(request_id) is not None
+        return self.pending.has_request(request_id)
+
+    def has_each(self, ids: Sequence[bytes]) -> Sequence[int]:
+        """Return the places of the ids for which `has_request` is true."""
+        return self.pending.has_each(ids)
 
     def take_in(self, upto: int) -> None:
         """Make the known decisions below a log offset open to feedback."""
-        fields = self.fields
-        while self.ahead and self.ahead[0].offset < upto:
-            decision = self.ahead.popleft()
-            self.ahead_ids[decision.request_id] -= 1
-            if not self.ahead_ids[decision.request_id]:
-                del self.ahead_ids[decision.request_id]
-            if decision.request_offset < fields.rD:
-                self._count("later")
-                continue
-            fields.rD = decision.request_offset + 1
-            self._count("first")
-            if decision.offset >= fields.X:
-                self.pending.add(decision)
+        first, later, after = self.pending.take_in(upto)
+        self._count("first", first)
+        self._count("later", later)
+        self.fields.rD = max(self.fields.rD, after)
 
     # -- the journal -------------------------------------------------------------------------------
 
@@ -114,8 +130,8 @@ class Learner:
 
         Raises
         ------
-        NeedDecisions
-            Before anything changed, when decisions must be read first.
+        NeedDecisions, NeedPredictions
+            Before anything changed, when decisions must be read first, or one of them again.
         """
         try:
             record = decode_journal(value or b"")
@@ -123,6 +139,13 @@ class Learner:
             record = None
         if isinstance(record, Decided) and record.upto > self.end:
             raise NeedDecisions(record.upto)
+        found: Open | str | None = None
+        if isinstance(record, Copied) and record.feedback.request_id is not None:
+            found = self._find(record.feedback)
+        elif isinstance(record, Decided):
+            for parked in self.parked:
+                if parked.copied.feedback.model is not None:
+                    self._find(parked.copied.feedback, record.upto)
         self._tick(timestamp)
         control = False
         outcome = None
@@ -135,12 +158,13 @@ class Learner:
         elif isinstance(record, Control):
             control = self._control(record)
         elif isinstance(record, Copied):
-            outcome = self._feedback(offset, timestamp, record)
+            outcome = self._feedback(offset, timestamp, record, found)
         else:
             self._count("unreadable")
         self.j = offset + 1
         ready = Ready(self._learned, self._refused, control, outcome)
         self._learned, self._refused = [], []
+        self.pending.forget_supplied()
         return ready
 
     def _tick(self, timestamp: int) -> None:
@@ -166,7 +190,8 @@ class Learner:
         self.fields.D = upto
         again, self.parked = self.parked, deque()
         for parked in again:
-            outcome = self._settle(parked.journal_offset, parked.copied)
+            feedback = parked.copied.feedback
+            outcome = self._settle(parked.journal_offset, feedback, self._find(feedback))
             if outcome is None:
                 self.parked.append(parked)
             else:
@@ -175,10 +200,10 @@ class Learner:
     def _expire(self, upto: int, before: int) -> None:
         fields = self.fields
         upto = max(fields.X, min(upto, fields.D))
-        # a later decision has a request offset below that of a first one before it, so first ones suffice for rX
-        for decision in self.pending.close_below(upto):
-            self._count("answered" if decision.answered else "expired")
-            fields.rX = max(fields.rX, decision.known.request_offset + 1)
+        closed = self.pending.close_below(upto)
+        self._count("answered", closed.answered)
+        self._count("expired", closed.expired)
+        fields.rX = max(fields.rX, closed.next_request)
         fields.X = upto
         stay = deque(parked for parked in self.parked if parked.timestamp >= before)
         for parked in self.parked:
@@ -208,15 +233,15 @@ class Learner:
                             self.evidence.scale(key, factor)
         return True
 
-    def _feedback(self, offset: int, timestamp: int, copied: Copied) -> str:
+    def _feedback(self, offset: int, timestamp: int, copied: Copied, found: Open | str | None) -> str:
         source, source_offset = copied.src
         if source_offset <= self.fields.hi.get(source, -1):
             self._count("copied_twice")
             return "copied_twice"
         self.fields.hi[source] = source_offset
         if copied.feedback.request_id is None:
-            return self._outcome(copied, self._withdraw_voter(copied.feedback))
-        outcome = self._settle(offset, copied)
+            return self._outcome(copied, self._withdraw_voter(offset, copied.feedback))
+        outcome = self._settle(offset, copied.feedback, found)
         if outcome is not None:
             return self._outcome(copied, outcome)
         self.parked.append(Parked(offset, timestamp, copied))
@@ -226,155 +251,149 @@ class Learner:
 
     # -- settling ----------------------------------------------------------------------------------
 
-    def _settle(self, offset: int, copied: Copied) -> str | None:
-        """Return the outcome of one feedback, or None while its decision is unknown."""
-        feedback = copied.feedback
+    def _find(self, feedback: Feedback, upto: int | None = None) -> Open | str | None:
+        """Return the open decision of a feedback, why there can be none, or None while it is unknown.
+
+        With `upto`, decisions below that log offset count as open. Raises NeedPredictions if the vote needs more of
+        the decision than is in memory.
+        """
         if feedback.decision_id is not None:
             partition, _, request_offset = feedback.decision_id.partition("-")
             if int(partition) != self.partition:
                 return "rejected: its decision_id names another partition"
             if int(request_offset) < self.fields.rX:
                 return "late"
-            decision = self.pending.at_request_offset(int(request_offset))
+            found = self.pending.at_request_offset(int(request_offset), upto)
         else:
-            decision = self.pending.of_request_id(feedback.request_id or "")
-        if decision is None:
-            return None
-        known = decision.known
-        if known.request_id != feedback.request_id:
-            return "rejected: its decision_id belongs to another request_id"
-        if feedback.tenant is not None and feedback.tenant != known.tenant:
-            return "foreign"
-        if feedback.kind == "withdraw":
-            return self._withdraw(offset, decision, feedback)
-        return self._vote(offset, decision, feedback)
+            found = self.pending.of_request_id(feedback.request_id or "", upto)
+        if found is not None and feedback.model is not None:
+            self.pending.predicted(found, feedback.model)
+        return found
 
-    def _withdraw(self, offset: int, decision: OpenDecision, feedback: Feedback) -> str:
+    def _settle(self, offset: int, feedback: Feedback, found: Open | str | None) -> str | None:
+        """Return the outcome of one feedback, or None while its decision is unknown."""
+        if found is None or isinstance(found, str):
+            return found
+        identifier = self.pending.identifier
+        if feedback.decision_id is not None and found.identity != identifier.of(feedback.request_id or ""):
+            return "rejected: its decision_id belongs to another request_id"
+        if feedback.tenant is not None and identifier.of_name(feedback.tenant) != found.tenant:
+            return "foreign"
+        identity = None if feedback.feedback_id is None else identifier.of(feedback.feedback_id)
+        who = identifier.of_pair(feedback.source, feedback.voter)
+        if feedback.kind == "withdraw":
+            return self._withdraw(offset, found, who, identity)
+        return self._vote(offset, found, feedback, who, identity)
+
+    def _withdraw(self, offset: int, decision: Open, who: Identity, identity: Identity | None) -> str:
         slots = [
-            (kind, slot)
-            for (kind, source, voter), slot in decision.slots.items()
-            if kind in QUALITY_KINDS and (source, voter) == (feedback.source, feedback.voter)
+            slot for slot in self.pending.slots_of(decision) if slot.kind in QUALITY_KINDS and slot.who == who
         ]
-        if feedback.feedback_id is not None and any(feedback.feedback_id in slot.seen for _, slot in slots):
+        if identity is not None and any(identity in slot.seen for slot in slots):
             return "duplicate"
-        if not any(slot.on for _, slot in slots):
+        if not any(slot.on for slot in slots):
             return "rejected: there is no vote to withdraw"
-        self.pending.touch(decision, offset)
-        for kind, slot in slots:
+        for slot in slots:
             if slot.on:
-                self._take_back(decision, kind, slot)
-                slot.on = False
-                if feedback.feedback_id is not None:
-                    slot.seen.append(feedback.feedback_id)
+                self._switch_off(offset, decision, slot, identity)
         return "revised"
 
-    def _withdraw_voter(self, feedback: Feedback) -> str:
+    def _switch_off(self, offset: int, decision: Open, slot: Slot, identity: Identity | None) -> None:
+        self._take_back(decision, slot)
+        slot.on = False
+        if identity is not None:
+            slot.seen.append(identity)
+        self.pending.put_slot(decision, slot, offset, -1)
+
+    def _withdraw_voter(self, offset: int, feedback: Feedback) -> str:
         """Take back every quality vote of a voter on open decisions, and let those go that are parked."""
-        tenant, stay = feedback.tenant, deque[Parked]()
+        stay = deque[Parked]()
         found = False
         for parked in self.parked:
             waits = parked.copied.feedback
-            if withdraws(feedback, waits.kind, waits.source, waits.voter) and tenant in (None, waits.tenant):
+            if withdraws(feedback, waits.kind, waits.source, waits.voter) and feedback.tenant in (
+                None,
+                waits.tenant,
+            ):
                 self._outcome(parked.copied, "withdrawn")
                 found = True
             else:
                 stay.append(parked)
         self.parked = stay
-        for decision in self.pending:
-            if tenant not in (None, decision.known.tenant):
+        identifier = self.pending.identifier
+        source, voter = identifier.of_pair(feedback.source, feedback.voter)
+        tenant = None if feedback.tenant is None else identifier.of_name(feedback.tenant)
+        identity = None if feedback.feedback_id is None else identifier.of(feedback.feedback_id)
+        for decision in self.pending.voted_by(voter):
+            if tenant not in (None, decision.tenant):
                 continue
-            for (kind, source, voter), slot in decision.slots.items():
-                if slot.on and withdraws(feedback, kind, source, voter):
-                    self._take_back(decision, kind, slot)
-                    slot.on = False
-                    if feedback.feedback_id is not None:
-                        slot.seen.append(feedback.feedback_id)
+            for slot in self.pending.slots_of(decision):
+                meant = slot.who[1] == voter and (feedback.source is None or slot.who[0] == source)
+                if slot.on and meant and slot.kind in QUALITY_KINDS:
+                    self._switch_off(offset, decision, slot, identity)
                     found = True
         return "revised" if found else "elsewhere"
 
-    def _vote(self, offset: int, decision: OpenDecision, feedback: Feedback) -> str:
-        known = decision.known
-        name = feedback.model or (None if known.shadow else known.model)
+    def _vote(
+        self, offset: int, decision: Open, feedback: Feedback, who: Identity, identity: Identity | None
+    ) -> str:
+        name = feedback.model or (None if decision.kind.shadow else decision.kind.model)
         if name is None:
             return "rejected: the decision was not served by a model of ours; name the `model` that served"
-        header = parse_header(known.header)
-        predicted = header.predicted(name)
+        predicted = self.pending.predicted(decision, name)
         if predicted is None:
             return f"rejected: model '{name}' was not in the catalog when this was decided"
-        slot_key = (feedback.kind, feedback.source, feedback.voter)
-        slot = decision.slots.get(slot_key)
-        quality = feedback.quality
-        numbers = (
-            quality,
-            feedback.output_tokens,
-            feedback.cost_usd,
-            feedback.latency_ms,
-            feedback.input_tokens,
-        )
-        identity = feedback.feedback_id
+        key, predictions = predicted
+        kind, quality = feedback.kind, feedback.quality
+        slots = self.pending.slots_of(decision)
+        slot = next((slot for slot in slots if slot.kind == kind and slot.who == who), None)
+        numbers = numbers_of(feedback, quality)
         if slot is not None:
-            same = identity is None and slot.on and slot.key.name == name and slot.numbers == numbers
+            same = (
+                identity is None and slot.on and slot.key.name == name and say_the_same(slot.numbers, numbers)
+            )
             if same or (identity is not None and identity in slot.seen):
                 return "duplicate"
             if identity is not None and len(slot.seen) >= MAX_SLOTS:
                 return f"rejected: this vote was already revised {MAX_SLOTS} times"
-        elif len(decision.slots) >= MAX_SLOTS:
+        elif len(slots) >= MAX_SLOTS:
             return f"rejected: the decision already has {MAX_SLOTS} different votes"
-        self.pending.touch(decision, offset)
-        vote = Vote(
-            quality=NAN if quality is None else quality,
-            quality_pred=predicted.quality,
-            sd_pred=predicted.sd,
-            output_tokens=_or_nan(feedback.output_tokens),
-            log_tokens_pred=predicted.log_tokens,
-            cost_usd=_or_nan(feedback.cost_usd),
-            cost_pred=predicted.cost,
-            latency_ms=_or_nan(feedback.latency_ms),
-            input_tokens=_or_nan(feedback.input_tokens),
-            input_pred=NAN if header.counted else header.input_tokens,
-        )
+        was_on = slot is not None and slot.on
         if slot is not None and slot.on:
-            self._take_back(decision, feedback.kind, slot)
+            self._take_back(decision, slot)
         seen = [] if slot is None else slot.seen
         if identity is not None:
             seen.append(identity)
         fields = self.fields
         g = fields.decay + fields.shrink.get(name, 0.0)
-        weight = self.settings.weight(feedback.kind)
-        decision.slots[slot_key] = Slot(seen, True, vote, numbers, predicted.key, weight, g, fields.decay)
+        row = NONE if slot is None else slot.row
+        new = Slot(row, kind, True, who, seen, key, numbers, predictions, g, fields.decay)
+        self.pending.put_slot(decision, new, offset, 0 if was_on or kind == "usage" else 1)
         if slot is None:
             self._count("quality_votes", quality is not None)
-            self._count("usage_votes", any(number is not None for number in numbers[1:]))
+            self._count("usage_votes", any(number == number for number in numbers[1:]))
         if not self.frozen:
-            self._add(header, predicted.key, feedback.kind, known.segment, vote, weight, weight, 1)
+            weight = self.settings.weight(kind)
+            self._add(decision, new, weight, weight, 1)
         return "applied" if slot is None else "revised"
 
-    def _take_back(self, decision: OpenDecision, kind: str, slot: Slot) -> None:
+    def _take_back(self, decision: Open, slot: Slot) -> None:
         if self.frozen:
             return
         fields = self.fields
+        w = self.settings.weight(slot.kind)
         g = fields.decay + fields.shrink.get(slot.key.name, 0.0)
-        weight = -(slot.weight * math.exp(g - slot.g))
-        shared = -(slot.weight * math.exp(fields.decay - slot.g_shared))
-        known = decision.known
-        self._add(parse_header(known.header), slot.key, kind, known.segment, slot.vote, weight, shared, -1)
+        weight = -(w * math.exp(g - slot.g))
+        shared = -(w * math.exp(fields.decay - slot.g_shared))
+        self._add(decision, slot, weight, shared, -1)
 
-    def _add(
-        self,
-        header: Header,
-        key: ModelKey,
-        kind: str,
-        segment: str | None,
-        vote: Vote,
-        weight: float,
-        shared: float,
-        count: int,
-    ) -> None:
-        if header.spec_id != self.spec_id:
-            self.evidence.add_free(key, vote, weight, kind)  # another context: only what needs none
+    def _add(self, decision: Open, slot: Slot, weight: float, shared: float, count: int) -> None:
+        vote = vote_of(decision, slot.numbers, slot.predictions or decision.decided)
+        if not decision.kind.ours:
+            self.evidence.add_free(slot.key, vote, weight, slot.kind)  # another context: only what needs none
             return
-        self.evidence.add(key, header.x, vote, weight, shared, count, kind)
-        self._learned.append(Learned(key, header.x, vote, weight, kind, segment))
+        self.evidence.add(slot.key, decision.x, vote, weight, shared, count, slot.kind)
+        self._learned.append(Learned(slot.key, decision.x, vote, weight, slot.kind, decision.segment))
 
     def _give_up(self, copied: Copied) -> None:
         self._outcome(copied, "elsewhere" if copied.everywhere else "orphan")
@@ -389,7 +408,3 @@ class Learner:
     def _count(self, name: str, by: int = 1) -> None:
         if not self.frozen and by:
             self.ledger[name] += by
-
-
-def _or_nan(value: float | None) -> float:
-    return NAN if value is None else float(value)

@@ -8,7 +8,7 @@ States go one way and back only through a new restore::
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable
 from typing import Final
 
 import msgspec
@@ -19,9 +19,10 @@ from banditroute.events import Control, Decided, Edit, Expire, decode_decision_k
 from banditroute.flow.decider import OutputRecord
 from banditroute.flow.effects import Ready
 from banditroute.flow.fields import Fields, LearnerSettings
-from banditroute.flow.header import HEADER_NAME, parse_header, request_offset_of
+from banditroute.flow.header import HEADER_NAME
+from banditroute.flow.known import KnownBatch, KnownDecision
 from banditroute.flow.learner import Learner
-from banditroute.flow.pending import KnownDecision
+from banditroute.flow.pending import KEPT_WHOLE
 from banditroute.flow.snapshot import Genesis, Mark, Start, State, mark_of, settings_digest
 
 CHECKPOINT_EVERY: Final = 1000  # journal records between two remembered positions
@@ -42,6 +43,9 @@ class Partition:
         The feature spec in force.
     settings : LearnerSettings
         What evidence depends on beside the log.
+    keep : int or None
+        Newest decisions of which all predictions are kept in memory; None keeps those of all, for who has no log to
+        read them from again.
 
     Raises
     ------
@@ -54,7 +58,14 @@ class Partition:
     `apply` for every record of the journal from `journal_from`, then `finish`.
     """
 
-    def __init__(self, state: State, d: int, spec_id: str, settings: LearnerSettings) -> None:
+    def __init__(
+        self,
+        state: State,
+        d: int,
+        spec_id: str,
+        settings: LearnerSettings,
+        keep: int | None = KEPT_WHOLE,
+    ) -> None:
         self.number = state.partition
         self._refuse_foreign(state, d, spec_id, settings)
         self._restored = state
@@ -63,7 +74,7 @@ class Partition:
         self._journal_mark: Mark | None = state.journal_mark
         self._decisions_mark: Mark | None = state.decisions_mark
         self._unverified = {"journal": state.journal_mark, "decisions": state.decisions_mark}
-        learner = Learner(state.partition, d, spec_id, settings)
+        learner = Learner(state.partition, d, spec_id, settings, state.genesis.hash_key, keep)
         anchor = state.anchor.copy()
         learner.fields = anchor
         anchor.D = max(anchor.D, anchor.X)
@@ -183,32 +194,22 @@ class Partition:
         if offset < self.learner.end:
             return
         self._require_no_hole("decisions", self.learner.end, offset)
-        header = next((content for name, content in headers if name == HEADER_NAME), b"")
+        header = header_of(headers)
         try:
             key = decode_decision_key(value or b"")
         except msgspec.DecodeError as error:
             raise StateError(
                 f"decision record {offset} of partition {self.number} cannot be read: {error}"
             ) from error
-        shadow = parse_header(header).shadow
-        known = KnownDecision(
-            offset,
-            timestamp,
-            request_offset_of(header),
-            key.request_id,
-            key.model,
-            key.tenant,
-            shadow,
-            header,
-            key.segment,
+        self.learner.know(
+            KnownDecision(offset, timestamp, key.request_id, key.model, key.tenant, header, key.segment)
         )
-        self.learner.know(known)
         self._decisions_mark = mark_of(offset, value)
 
-    def acknowledged(
-        self, records: Sequence[OutputRecord], known: Sequence[KnownDecision], base: int, timestamp: int
-    ) -> bool:
+    def acknowledged(self, known: KnownBatch, base: int, timestamp: int, last: bytes) -> bool:
         """Take note of decisions of our own that the broker acknowledged at log offset `base`.
+
+        `last` is the value of the last of them.
 
         Returns
         -------
@@ -217,13 +218,14 @@ class Partition:
         """
         if base != self.learner.end:
             return False
-        for index, decision in enumerate(known):
-            decision.offset = base + index
-            decision.timestamp = timestamp
-            self.learner.know(decision)
-        if records:
-            self._decisions_mark = mark_of(base + len(records) - 1, records[-1].value)
+        self.learner.know_batch(known, base, timestamp)
+        if known.ids:
+            self._decisions_mark = mark_of(self.learner.end - 1, last)
         return True
+
+    def supply(self, offset: int, headers: Iterable[tuple[str, bytes]]) -> None:
+        """Give the headers of the decision that `NeedPredictions` asked for, before applying again."""
+        self.learner.pending.supply(offset, header_of(headers))
 
     # -- journal -----------------------------------------------------------------------------------
 
@@ -276,12 +278,7 @@ class Partition:
         """Return the Expire record that is due, if any."""
         learner = self.learner
         before = int(now_ms - join_window_ms)
-        upto = learner.fields.X
-        surplus = len(learner.pending) - max_open
-        for index, decision in enumerate(learner.pending):
-            if decision.known.timestamp >= before and index >= surplus:
-                break
-            upto = decision.known.offset + 1
+        upto = learner.pending.due(before, len(learner.pending) - max_open) or learner.fields.X
         given_up = bool(learner.parked) and learner.parked[0].timestamp < before
         return (
             OutputRecord(None, encode(Expire(upto, before))) if upto > learner.fields.X or given_up else None
@@ -321,6 +318,11 @@ class Partition:
             journal_mark=self._journal_mark,
             decisions_mark=self._decisions_mark,
         )
+
+
+def header_of(headers: Iterable[tuple[str, bytes]]) -> bytes:
+    """Return our header among those of a decision record, empty if it is not there."""
+    return next((content for name, content in headers if name == HEADER_NAME), b"")
 
 
 def genesis_state(

@@ -94,9 +94,15 @@ class PartitionerWatch:
 
     def home(self, request_id: str) -> int | None:
         """Return the partition of a request id, or None when it cannot be told."""
-        if self.count == 1:
-            return 0
-        column = self.trusted
+        return self.homes([request_id])[0]
+
+    def homes(self, request_ids: Sequence[str]) -> list[int | None]:
+        """Return the partitions of many request ids; see `home`."""
+        column = 0 if self.count == 1 else self.trusted
         if column is None:
-            return None
-        return int(partitions_of([request_id.encode()], self.count)[0, column])
+            return [None] * len(request_ids)
+        if self.count == 1:
+            return [0] * len(request_ids)
+        return list(
+            partitions_of([request_id.encode() for request_id in request_ids], self.count)[:, column].tolist()
+        )

@@ -209,14 +209,15 @@ class PartitionTask:
         self._settle_debts()
 
     async def _write(self, partition: Partition, batch: DecidedBatch, now: float) -> None:
-        if not batch.records:
+        if batch.known is None:
             return
         engine = self._engine
         acks = await engine.client.append(engine.names.decisions, self.number, batch.records)
         at = 0
         for ack in acks:
             part = slice(at, at + ack.records)
-            if not partition.acknowledged(batch.records[part], batch.known[part], ack.base, int(now)):
+            known = batch.known.part(part.start, part.stop)
+            if not partition.acknowledged(known, ack.base, int(now), batch.records[part.stop - 1].value):
                 await read_gap(engine.client, engine.config, partition)
             at += ack.records
         self.decided += len(batch.records)

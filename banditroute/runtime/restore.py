@@ -7,6 +7,7 @@ from banditroute.errors import StateError
 from banditroute.flow.decider import InputRecord
 from banditroute.flow.effects import NeedDecisions, Ready, Refused
 from banditroute.flow.partition import Partition
+from banditroute.flow.pending import NeedPredictions
 from banditroute.flow.snapshot import State
 from banditroute.runtime.ports import Client
 from banditroute.runtime.topics import Spec
@@ -65,18 +66,35 @@ async def restore(
 
 
 async def apply(client: Client, config: Config, partition: Partition, record: InputRecord) -> Ready:
-    """Apply one journal record, reading the decisions it speaks of first where this owner has not seen them."""
-    try:
-        return partition.apply(record.offset, record.timestamp, record.value)
-    except NeedDecisions:
-        await read_gap(client, config, partition)
-    try:
-        return partition.apply(record.offset, record.timestamp, record.value)
-    except NeedDecisions as need:
-        raise StateError(
-            f"the journal of partition {partition.number} speaks of decisions up to {need.upto}, but they end at "
-            f"{partition.learner.end}: the decisions topic was truncated or replaced"
-        ) from None
+    """Apply one journal record, reading first what it speaks of and memory does not hold."""
+    gap_read = False
+    while True:
+        try:
+            return partition.apply(record.offset, record.timestamp, record.value)
+        except NeedPredictions as need:
+            await _read_again(client, config, partition, need.offset)
+        except NeedDecisions as need:
+            if gap_read:
+                raise StateError(
+                    f"the journal of partition {partition.number} speaks of decisions up to {need.upto}, but they "
+                    f"end at {partition.learner.end}: the decisions topic was truncated or replaced"
+                ) from None
+            gap_read = True
+            await read_gap(client, config, partition)
+
+
+async def _read_again(client: Client, config: Config, partition: Partition, offset: int) -> None:
+    """Read an open decision again, for the predictions that memory does not keep."""
+    topic = config.kafka.topics.decisions
+    async for records in client.read(topic, partition.number, offset, offset + 1):
+        for record in records:
+            if record.offset == offset:
+                partition.supply(offset, record.headers)
+                return
+    raise StateError(
+        f"decision record {offset} of partition {partition.number} is open to feedback and no longer in the log: "
+        "raise the retention of the decisions topic above feedback.join_window"
+    )
 
 
 async def read_gap(client: Client, config: Config, partition: Partition) -> None:

@@ -15,6 +15,7 @@ from banditroute.flow.decider import OutputRecord
 from banditroute.flow.snapshot import MAX_STATE_BYTES
 from banditroute.flow.warm_start import WarmStart
 from banditroute.router import learner_settings, make_encoder, make_warm_start
+from banditroute.runtime import collector
 from banditroute.runtime.engine import Engine
 from banditroute.runtime.kafka import KafkaClient
 from banditroute.runtime.ports import AppendFailed
@@ -49,6 +50,7 @@ async def serve(config: Config, *, init: bool) -> None:
         await asyncio.gather(starting, return_exceptions=True)
         return
     await starting
+    collector.settle()
     failing = asyncio.ensure_future(engine.stopped.wait())
     await asyncio.wait({failing, waiting}, return_when=asyncio.FIRST_COMPLETED)
     for future in (failing, waiting):

@@ -9,6 +9,7 @@ import pytest
 
 from banditroute.flow.fields import LearnerSettings
 from banditroute.flow.partition import Partition, genesis_state
+from banditroute.flow.pending import NeedPredictions
 from banditroute.flow.snapshot import Genesis, State, decode_state, encode_state
 from tests import naive
 from tests.wire import SPEC_ID, DecisionLog, Journal, Model
@@ -38,7 +39,7 @@ class History:
         self.closed = 0
         self.control = 0
         self.epochs = dict.fromkeys("abc", 0)
-        self.requests = 0
+        self.requests = self.read_again = 0
         self.source = {0: 0, 1: 0}
         for _ in range(rng.randrange(60, 240)):
             self.step()
@@ -147,16 +148,28 @@ class History:
     def genesis(self) -> State:
         return genesis_state(0, D, SPEC, self.settings, Genesis(log_epoch=1, hash_key=""))
 
-    def partition(self, state: State, upto: int) -> Partition:
+    def partition(self, state: State, upto: int, keep: int | None = 3) -> Partition:
         """A partition restored from a state, having applied the journal up to an offset."""
-        partition = Partition(state, D, SPEC, self.settings)
+        partition = Partition(state, D, SPEC, self.settings, keep)
         for record in self.decisions.records[partition.decisions_from :]:
             partition.read_decision(record.offset, record.timestamp, record.value, record.headers)
         partition.begin()
         for record in self.journal.records[partition.journal_from : upto]:
-            partition.apply(record.offset, record.timestamp, record.value)
+            self.apply(partition, record)
         partition.finish()
         return partition
+
+    def apply(self, partition: Partition, record: naive.Record) -> None:
+        """Apply a journal record, reading decisions again where memory does not hold all of them."""
+        for _ in range(1 + len(self.decisions.records)):
+            try:
+                partition.apply(record.offset, record.timestamp, record.value)
+            except NeedPredictions as need:
+                partition.supply(need.offset, self.decisions.records[need.offset].headers)
+                self.read_again += 1
+            else:
+                return
+        raise AssertionError("the same decision was asked for again and again")
 
     def oracle(self) -> naive.Result:
         weights = {"thumb": 1.0, "score": 0.7, "judge": 1.5, "outcome": 2.0}
@@ -177,6 +190,19 @@ def test_a_partition_equals_the_oracle_bit_for_bit(block: int, half_life: bool) 
         partition = history.partition(history.genesis(), len(history.journal.records))
         assert naive.differences(expected, naive.parse_state(encode_state(partition.snapshot()))) == [], seed
         naive.ledger_adds_up(expected, len(history.journal.records))
+
+
+def test_what_is_kept_in_memory_changes_nothing() -> None:
+    read_again = 0
+    for seed in range(2000, 2030):
+        history = History(seed, half_life=True)
+        end = len(history.journal.records)
+        states = [
+            encode_state(history.partition(history.genesis(), end, keep).snapshot()) for keep in (None, 5, 0)
+        ]
+        assert states[0] == states[1] == states[2], seed
+        read_again += history.read_again
+    assert read_again > 100
 
 
 @pytest.mark.parametrize("half_life", [False, True], ids=["for-ever", "half-life"])
