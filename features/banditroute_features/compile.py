@@ -8,8 +8,10 @@ decorated with it.
 
 from __future__ import annotations
 
+import functools
 import os
-from collections.abc import Callable
+import zlib
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any, ParamSpec, TypeVar, cast
 
@@ -28,8 +30,8 @@ def njit_cached(**options: Any) -> Callable[[Callable[P, R]], Callable[P, R]]:
     first call); set ``NUMBA_CACHE_DIR`` to a folder that outlives the process to avoid that. A fresh
     temporary folder would not: nobody finds it again, and somebody would have to delete it.
 
-    numba's cache does not notice an edited callee in another module, so kernels that call each other belong
-    in one file, or enclose a checksum of those that they call: what a function encloses is part of its key.
+    numba's cache looks at the file of a function alone. Here it also notices an edit of the kernels, and a new
+    value of the constants, that the function's module imports, and those that they import in turn.
 
     Parameters
     ----------
@@ -64,7 +66,9 @@ def njit_cached(**options: Any) -> Callable[[Callable[P, R]], Callable[P, R]]:
     def decorate(function: Callable[P, R]) -> Callable[P, R]:
         if _may_cache():
             try:
-                return cast("Callable[P, R]", numba.njit(cache=True, **options)(function))
+                compiled = numba.njit(cache=True, **options)(function)
+                _stamp(compiled, function)
+                return cast("Callable[P, R]", compiled)
             except RuntimeError as error:
                 # numba looks for a writable folder when it decorates and has no narrower exception for
                 # finding none. Asking it is the only answer that cannot disagree with it.
@@ -73,6 +77,42 @@ def njit_cached(**options: Any) -> Callable[[Callable[P, R]], Callable[P, R]]:
         return cast("Callable[P, R]", numba.njit(**options)(function))
 
     return decorate
+
+
+def _stamp(compiled: Any, function: Any) -> None:
+    """Make the kernels that a function's module imports part of what numba compares before it trusts its cache."""
+    index = getattr(getattr(compiled, "_cache", None), "_cache_file", None)
+    if index is not None:  # numba's own affair: where it is kept elsewhere, its cache works as it always did
+        stamp = _imported(function.__code__.co_filename, function.__globals__)
+        index._source_stamp = (index._source_stamp, stamp)
+
+
+def _imported(file: str, names: Mapping[str, Any]) -> int:
+    """Return a checksum of the kernels and constants in the globals ``names`` of a source file, and of what these use.
+
+    A kernel's own file is left to numba. Functions of numpy and the like are no kernels: only files called
+    ``_kernels*.py`` are followed.
+    """
+    found = zlib.crc32(b"")
+    followed = {file}
+    waiting = [names]
+    while waiting:
+        for name, value in sorted(waiting.pop().items()):
+            if isinstance(value, int | float | str | tuple) and not name.startswith("__"):
+                found = zlib.crc32(f"{name}={value!r}".encode(), found)
+                continue
+            function = getattr(value, "py_func", None) or getattr(value, "_defn", None) or value
+            source = getattr(getattr(function, "__code__", None), "co_filename", "")
+            if source not in followed and Path(source).name.startswith("_kernels"):
+                followed.add(source)
+                found = zlib.crc32(_checksum(source).to_bytes(4, "little"), found)
+                waiting.append(function.__globals__)
+    return found
+
+
+@functools.cache
+def _checksum(path: str) -> int:
+    return zlib.crc32(Path(path).read_bytes())
 
 
 def _may_cache() -> bool:

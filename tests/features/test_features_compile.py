@@ -111,6 +111,32 @@ def test_an_import_compiles_nothing_and_takes_little_longer_than_that_of_numba()
     assert min(run[0] for run in runs) < 0.1
 
 
+def test_a_cached_kernel_notices_an_edited_kernel_and_constant_of_another_file(tmp_path: Path) -> None:
+    kernel = "from banditroute_features.compile import njit_cached\nkernel = njit_cached()\n"
+    (tmp_path / "_kernels_caller.py").write_text(
+        f"{kernel}from _kernels_middle import scaled\n@kernel\ndef f(x):\n    return scaled(x)\n"
+    )
+    (tmp_path / "_kernels_middle.py").write_text(
+        f"{kernel}from constants import SHIFT\nfrom _kernels_callee import factor\n"
+        "@kernel\ndef scaled(x):\n    return factor(x) + SHIFT\n"
+    )
+    env = {
+        **os.environ,
+        "PYTHONPATH": f"{tmp_path}:{PACKAGE.parent}",
+        "NUMBA_CACHE_DIR": str(tmp_path / "cache"),
+    }
+    run = "from _kernels_caller import f; print(f(2), sum(f.stats.cache_hits.values()))"
+    outputs = []
+    for factor, shift in ((3, 0), (3, 0), (5, 0), (5, 0), (5, 1), (5, 1)):
+        (tmp_path / "_kernels_callee.py").write_text(
+            f"{kernel}@kernel\ndef factor(x):\n    return {factor} * x\n"
+        )
+        (tmp_path / "constants.py").write_text(f"SHIFT = {shift}\n")
+        command = [sys.executable, "-B", "-c", run]
+        outputs.append(subprocess.run(command, env=env, capture_output=True, text=True, check=True).stdout)
+    assert outputs == ["6 0\n", "6 1\n", "10 0\n", "10 1\n", "11 0\n", "11 1\n"]
+
+
 CALLER = """
 from banditroute_features.compile import njit_cached
 from callee import factor
