@@ -14,6 +14,7 @@ import typer
 from banditroute.catalog import MAX_USD_PER_MTOK
 from banditroute.cli_evaluate import evaluate, export_log
 from banditroute.cli_features import features_app
+from banditroute.cli_rehearse import rehearse
 from banditroute.cli_replay import replay
 from banditroute.config import Config, Logging, load
 from banditroute.errors import BanditrouteError, ConfigError, DataSetError
@@ -35,6 +36,7 @@ app.add_typer(features_app, name="features")
 app.command("evaluate")(evaluate)
 app.command("export-log")(export_log)
 app.command("replay")(replay)
+app.command("rehearse")(rehearse)
 
 ConfigPath = Annotated[
     Path, typer.Option("-c", "--config", help="The configuration file.", show_default=False)

@@ -203,7 +203,8 @@ def _result(
     steady = order or resample
     confident = _confident(steady, options)
     scenarios = [_scenario(stress, runs, steady, config, target, options) for stress, runs in stressed]
-    expected = {name: _told(one, level, low=name != "mean_cost_usd") for name, one in forecasts.items()}
+    worst = {"mean_cost_usd": 0.9, "present_quality": None, "present_cost_usd": None}
+    expected = {name: _told(one, level, worst.get(name, 0.1)) for name, one in forecasts.items()}
     result: dict[str, Any] = {
         "world": world.name,
         "fitted_to": world.size,
@@ -235,14 +236,10 @@ def _result(
     return result
 
 
-def _told(one: Forecast, level: float, *, low: bool) -> dict[str, float]:
-    ends = one.interval(level)
-    return {
-        "value": one.value,
-        "low": ends[0],
-        "high": ends[1],
-        "worst_decile": one.quantile(0.1 if low else 0.9),
-    }
+def _told(one: Forecast, level: float, worst: float | None) -> dict[str, float | None]:
+    low, high = one.interval(level)
+    decile = None if worst is None else one.quantile(worst)
+    return {"value": one.value, "low": low, "high": high, "worst_decile": decile}
 
 
 def _finite(value: float) -> float | None:
