@@ -16,6 +16,7 @@ from banditroute.cli_evaluate import evaluate, export_log
 from banditroute.cli_features import features_app
 from banditroute.cli_rehearse import rehearse
 from banditroute.cli_replay import replay
+from banditroute.cli_simulate import simulate
 from banditroute.config import Config, Logging, load
 from banditroute.errors import BanditrouteError, ConfigError, DataSetError
 from banditroute.events import PauseEdit, PriceEdit
@@ -37,6 +38,7 @@ app.command("evaluate")(evaluate)
 app.command("export-log")(export_log)
 app.command("replay")(replay)
 app.command("rehearse")(rehearse)
+app.command("simulate")(simulate)
 
 ConfigPath = Annotated[
     Path, typer.Option("-c", "--config", help="The configuration file.", show_default=False)

@@ -163,6 +163,23 @@ class Policy:
         """Whether a tenth more feedback has come since the last derive, or the catalog has changed."""
         return self._new >= self._needed
 
+    @property
+    def arrays(self) -> tuple[NDArray[np.float64], NDArray[np.float64], NDArray[np.float32]]:
+        """What kernels work on until the next derive: state, working covariance and its copy; see `packing`.
+
+        For loops that are compiled as a whole. What they fold into the working copy is told to `followed`.
+        """
+        return self._state, self._half, self._twice
+
+    @property
+    def cadence(self) -> tuple[int, float]:
+        """Votes since the last derive, and at how many of them the next one is due."""
+        return self._new, self._needed
+
+    def followed(self, votes: int) -> None:
+        """Count votes that a compiled loop has folded into the working copy."""
+        self._new += votes
+
     def set_models(self, models: Sequence[ModelPrior]) -> None:
         """Replace the catalog: models that stay keep what is known, new ones start at the pooled mean.
 

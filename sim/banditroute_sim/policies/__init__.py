@@ -15,7 +15,15 @@ from banditroute_sim.policies.baselines import (
     cheapest,
 )
 from banditroute_sim.policies.ours import Banditroute
-from banditroute_sim.policies.peers import MabWiser, RiverLinUcb, RiverThompson, VowpalWabbit
+from banditroute_sim.policies.peers import (
+    MabWiser,
+    RiverLinUcb,
+    RiverThompson,
+    VowpalWabbit,
+    river_bayes_ucb,
+    river_epsilon_greedy,
+    river_ucb,
+)
 from banditroute_sim.policies.regressions import LinTs, LinUcb
 
 __all__ = ["POLICIES", "Banditroute", "Chooser", "PolicyFactory"]
@@ -33,6 +41,9 @@ POLICIES: Final[dict[str, PolicyFactory]] = {
     "lints": LinTs,
     "river": RiverThompson,
     "river-linucb": RiverLinUcb,
+    "river-epsilon-greedy": river_epsilon_greedy,
+    "river-ucb": river_ucb,
+    "river-bayes-ucb": river_bayes_ucb,
     "vw": VowpalWabbit,
     "mabwiser": MabWiser,
 }

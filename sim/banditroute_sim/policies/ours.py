@@ -9,7 +9,7 @@ import numpy as np
 
 from banditroute.bandit.batch import DecideBatch
 from banditroute.bandit.evidence import ModelKey, RowKey
-from banditroute.bandit.pacing import Fixed
+from banditroute.bandit.pacing import BudgetPacer, Fixed, Pacer
 from banditroute.bandit.posterior import ModelPrior, PriorConfig
 from banditroute_sim.policies.base import Bools, Context, Floats, State
 from banditroute_sim.scenarios.episode import Episode
@@ -33,22 +33,32 @@ class Banditroute:
         Constants of the prior.
     detect : bool
         Whether changes are looked for.
+    budget : float, optional
+        Mean cost of a request that is to be met, in units of utility; default: the cost weight is 1.
     """
 
     ORDER: ClassVar[float | None] = 1e-9
 
     def __init__(
-        self, episode: Episode, seed: int, config: PriorConfig | None = None, *, detect: bool = True
+        self,
+        episode: Episode,
+        seed: int,
+        config: PriorConfig | None = None,
+        *,
+        detect: bool = True,
+        budget: float | None = None,
     ) -> None:
         models = [
             ModelPrior(ModelKey(name), quality_offset=float(offset))
             for name, offset in zip(episode.names, episode.declared, strict=True)
         ]
-        self._begin = partial(
-            Session, models, episode.blocks, seed, pacer=Fixed(1.0), config=config, detect=detect
-        )
-        self.session = self._begin()
+        self._begin = partial(Session, models, episode.blocks, seed, config=config, detect=detect)
+        self._budget = budget
+        self.session = self._begin(pacer=self._pacer())
         self._prices = np.zeros((len(models), 2))
+
+    def _pacer(self) -> Pacer:
+        return Fixed(1.0) if self._budget is None else BudgetPacer(self._budget)
 
     def choose(self, t: int, x: Context, cost: Floats, available: Bools) -> int:
         """See `Chooser.choose`."""
@@ -75,7 +85,7 @@ class Banditroute:
 
     def restore(self, state: State) -> None:
         """See `Chooser.restore`: the posterior is derived anew, and the search for changes starts again."""
-        self.session = self._begin()
+        self.session = self._begin(pacer=self._pacer())
         evidence = self.session.evidence
         evidence.shared[:] = state[_SHARED]
         for name in sorted(state.keys() - {_SHARED}):

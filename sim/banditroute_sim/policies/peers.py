@@ -1,4 +1,4 @@
-"""Thin adapters of other libraries: river comes with the base install, Vowpal Wabbit and MABWiser with `bench`."""
+"""Thin adapters of other libraries: river comes with the extra `sim`, Vowpal Wabbit and MABWiser with `bench`."""
 
 from __future__ import annotations
 
@@ -7,7 +7,8 @@ from typing import Any
 import numpy as np
 
 from banditroute.errors import MissingExtraError
-from banditroute_sim.policies.base import Bools, Context, Floats, Opaque
+from banditroute_sim.policies.base import Bools, Chooser, Context, Floats, Opaque
+from banditroute_sim.policies.baselines import EpsilonGreedy
 from banditroute_sim.scenarios.episode import Episode
 
 _LARGEST = 1e3
@@ -22,11 +23,21 @@ def _tame_vote(quality: float) -> float:
     return min(max(quality, -_LARGEST), _LARGEST)
 
 
+def _river(policy: str) -> Any:
+    """Return `river.bandit`, which is slow to import and an extra."""
+    try:
+        from river import bandit  # noqa: PLC0415
+    except ImportError as error:
+        raise MissingExtraError(f"The policy '{policy}'", "sim") from error
+    return bandit
+
+
 class RiverThompson(Opaque):
     """`river.bandit.ThompsonSampling` on Beta distributions; it knows nothing of contexts and costs."""
 
     def __init__(self, episode: Episode, seed: int) -> None:
-        from river import bandit, proba  # noqa: PLC0415 - slow to import
+        bandit = _river("river")
+        from river import proba  # noqa: PLC0415
 
         self._policy: Any = bandit.ThompsonSampling(reward_obj=proba.Beta(), seed=seed)
         self._arms = range(episode.mean.shape[1])
@@ -46,9 +57,7 @@ class RiverLinUcb(Opaque):
     """`river.bandit.LinUCBDisjoint`."""
 
     def __init__(self, episode: Episode, seed: int) -> None:
-        from river import bandit  # noqa: PLC0415
-
-        self._policy: Any = bandit.LinUCBDisjoint(alpha=0.5, seed=seed)
+        self._policy: Any = _river("river-linucb").LinUCBDisjoint(alpha=0.5, seed=seed)
         self._arms = range(episode.mean.shape[1])
 
     def choose(self, t: int, x: Context, cost: Floats, available: Bools) -> int:  # noqa: ARG002
@@ -59,6 +68,39 @@ class RiverLinUcb(Opaque):
     def learn(self, t: int, x: Context, model: int, quality: float) -> None:  # noqa: ARG002
         """See `Chooser.learn`."""
         self._policy.update(model, dict(enumerate(_tame(x).tolist())), _tame_vote(quality))
+
+
+class _RiverArms(Opaque):
+    """A policy of `river.bandit` that knows nothing of contexts and costs."""
+
+    def __init__(self, episode: Episode, policy: Any) -> None:
+        self._policy = policy
+        self._arms = range(episode.mean.shape[1])
+
+    def choose(self, t: int, x: Context, cost: Floats, available: Bools) -> int:  # noqa: ARG002
+        """See `Chooser.choose`."""
+        return int(self._policy.pull([arm for arm in self._arms if available[arm]]))
+
+    def learn(self, t: int, x: Context, model: int, quality: float) -> None:  # noqa: ARG002
+        """See `Chooser.learn`."""
+        self._policy.update(model, _tame_vote(quality))
+
+
+def river_epsilon_greedy(episode: Episode, seed: int) -> Chooser:
+    """Return `river.bandit.EpsilonGreedy` with the epsilon of our own baseline."""
+    return _RiverArms(
+        episode, _river("river-epsilon-greedy").EpsilonGreedy(epsilon=EpsilonGreedy.EPSILON, seed=seed)
+    )
+
+
+def river_ucb(episode: Episode, seed: int) -> Chooser:
+    """Return `river.bandit.UCB`, whose delta of 1 makes it UCB1."""
+    return _RiverArms(episode, _river("river-ucb").UCB(delta=1, seed=seed))
+
+
+def river_bayes_ucb(episode: Episode, seed: int) -> Chooser:
+    """Return `river.bandit.BayesUCB`."""
+    return _RiverArms(episode, _river("river-bayes-ucb").BayesUCB(seed=seed))
 
 
 class VowpalWabbit(Opaque):

@@ -7,6 +7,7 @@ from typing import ClassVar
 import numpy as np
 
 from banditroute.bandit._kernels_decide import propensity
+from banditroute_sim.policies._kernels_ridge import add, expect_all
 from banditroute_sim.policies.base import Bools, Context, Floats, Memory
 from banditroute_sim.policies.baselines import LARGEST, Greedy
 from banditroute_sim.scenarios.episode import Episode
@@ -23,21 +24,19 @@ class _Linear(Memory):
         self.v = np.tile(np.eye(d) / precision, (models, 1, 1))
         self.b = np.zeros((models, d))
         self.mu = np.zeros((models, d))
+        self._scratch = np.empty(d)
         self.rng: np.random.Generator = np.random.default_rng([seed, 17])
 
     def learn(self, t: int, x: Context, model: int, quality: float) -> None:  # noqa: ARG002
         """See `Chooser.learn`."""
-        wide = x.astype(np.float64)
-        v = self.v[model]
-        vx = v @ wide
-        v -= np.outer(vx, vx) / (1.0 + wide @ vx)
-        self.b[model] += min(max(quality, -LARGEST), LARGEST) * wide
-        self.mu[model] = v @ self.b[model]
+        quality = min(max(quality, -LARGEST), LARGEST)
+        add(x.astype(np.float64), quality, self.v[model], self.b[model], self.mu[model], self._scratch)
 
     def estimate(self, x: Context, cost: Floats) -> tuple[Floats, Floats]:
         """Return expected utility and √(xᵀVx) of every model."""
-        wide = x.astype(np.float64)
-        return self.mu @ wide - cost, np.sqrt(np.maximum((self.v @ wide) @ wide, 0.0))
+        mean, width = np.empty((2, len(self.mu)))
+        expect_all(x.astype(np.float64), self.v, self.mu, self._scratch, mean, width)
+        return mean - cost, width
 
 
 class LinUcb(_Linear, Greedy):

@@ -28,6 +28,7 @@ REQUESTS: Final = 10_000  # of a run, at most, unless asked otherwise
 _LEAST_SCENARIO_RUNS: Final = 3
 _AGREES: Final = 3.0  # standard errors that a world may be off the log, and the share below
 _AGREES_SHARE: Final = 0.02
+_PLAIN: Final = {"quality": "quality", "cost_usd": "cost"}
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -308,65 +309,48 @@ def _scenario(
 
 def _rules(result: Mapping[str, Any], limits: Limits) -> list[dict[str, Any]]:
     expected, budget, check = result["expected"], result["budget"], result["check"]
-    level = f"{result['confidence']:.0%}"
-    rules = [
-        _rule(
-            f"quality is lost by at most {limits.max_quality_loss:g} (lower end of the {level} interval)",
+    end = f"lower end of the {result['confidence']:.0%} interval"
+    loss, saved = limits.max_quality_loss, limits.min_saving
+    told = [
+        (
+            "quality",
+            f"quality falls by at most {loss:g}, {end}",
             expected["quality_change"]["low"],
-            -limits.max_quality_loss,
-            least=True,
+            -loss,
+            True,
         ),
-        _rule(
-            f"at least {limits.min_saving:.0%} is saved (lower end of the {level} interval)",
+        (
+            "saving",
+            f"at least {saved:.0%} of the cost is saved, {end}",
             expected["saving"]["low"],
-            limits.min_saving,
-            least=True,
+            saved,
+            True,
         ),
     ]
     if budget is not None:
-        rules.append(
-            _rule(
-                f"the budget is breached with a probability of at most {limits.max_breach:g}",
-                budget["breach_probability"],
-                limits.max_breach,
-                least=False,
-            )
-        )
-    rules += [
-        _rule(
-            f"when {one['title']}: quality at most {limits.max_scenario_loss:g} below the present policy's",
-            one["loss_at_most"],
-            limits.max_scenario_loss,
-            least=False,
-        )
-        for one in result["scenarios"]
-    ]
+        most = limits.max_breach
+        text = f"the budget is breached with a probability of at most {most:g}"
+        told.append(("budget", text, budget["breach_probability"], most, False))
+    for one in result["scenarios"]:
+        most = limits.max_scenario_loss
+        text = f"when {one['title']}, quality is at most {most:g} below today's policy"
+        told.append((one["name"], text, one["loss_at_most"], most, False))
     if limits.max_days is not None:
         days = result["confident"]["days_nine_in_ten"]
-        rules.append(
-            _rule(
-                f"the router can tell within {limits.max_days:g} days that it keeps the quality",
-                math.inf if days is None else days,
-                limits.max_days,
-                least=False,
-            )
-        )
-    if check is not None:
-        for what, one in check.items():
-            if one["log"] is None:
-                continue
-            allowed = _AGREES * one["error"] + _AGREES_SHARE * abs(one["log"])
-            rules.append(
-                _rule(
-                    f"the world has the mean {what.replace('_', ' ')} of the log",
-                    abs(one["world"] - one["log"]),
-                    allowed,
-                    least=False,
-                )
-            )
-    return rules
-
-
-def _rule(text: str, found: float, limit: float, *, least: bool) -> dict[str, Any]:
-    holds = found >= limit if least else found <= limit
-    return {"rule": text, "found": _finite(found), "limit": limit, "holds": bool(holds)}
+        text = f"within {limits.max_days:g} days the router is sure by itself that quality is kept"
+        told.append(("confidence", text, math.inf if days is None else days, limits.max_days, False))
+    for what, one in (check or {}).items():
+        if one["log"] is not None:
+            most = _AGREES * one["error"] + _AGREES_SHARE * abs(one["log"])
+            text = f"the world has the mean {_PLAIN[what]} of the log: the difference of the two"
+            told.append((f"{_PLAIN[what]} of the world", text, abs(one["world"] - one["log"]), most, False))
+    return [
+        {
+            "name": name,
+            "rule": text,
+            "found": _finite(found),
+            "limit": limit,
+            "holds": bool(found >= limit if least else found <= limit),
+        }
+        for name, text, found, limit, least in told
+    ]

@@ -44,10 +44,10 @@ _ENDS: Final = ("value", "low", "high", "worst_decile")
 
 def headline(result: Mapping[str, Any]) -> str:
     """Return the verdict in a sentence."""
-    broken = [rule["rule"] for rule in result["rules"] if not rule["holds"]]
+    broken = [rule["name"] for rule in result["rules"] if not rule["holds"]]
     if not broken:
         return f"Go: all {len(result['rules'])} rules hold."
-    return f"No-go: {len(broken)} of {len(result['rules'])} rules do not hold: {'; '.join(broken)}."
+    return f"No-go: {len(broken)} of {len(result['rules'])} rules do not hold ({', '.join(broken)})."
 
 
 def lead(result: Mapping[str, Any]) -> str:
@@ -125,7 +125,7 @@ def print_rehearsal(result: Mapping[str, Any], limits: Limits, console: Console 
     console = console or Console()
     if not console.is_terminal:
         console.width = max(console.width, _WIDE)
-    console.print("GO" if result["go"] else "NO-GO", style="bold green" if result["go"] else "bold red")
+    console.print(headline(result), style="bold green" if result["go"] else "bold red", highlight=False)
     console.print(lead(result), highlight=False)
     table = RichTable(title="expected", title_justify="left")
     level = f"{result['confidence']:.0%}"
@@ -151,13 +151,16 @@ def print_rehearsal(result: Mapping[str, Any], limits: Limits, console: Console 
         console.print(table)
     table = RichTable(title="rules", title_justify="left")
     table.add_column("")
+    table.add_column("", no_wrap=True)
     for title in ("found", "limit"):
         table.add_column(title, justify="right", no_wrap=True)
-    table.add_column("", no_wrap=True)
+    table.add_column("")
     for rule in result["rules"]:
-        holds = "holds" if rule["holds"] else "does not hold"
+        holds = "holds" if rule["holds"] else "broken"
         style = None if rule["holds"] else "bold red"
-        table.add_row(rule["rule"], number(rule["found"]), number(rule["limit"]), holds, style=style)
+        table.add_row(
+            rule["name"], holds, number(rule["found"]), number(rule["limit"]), rule["rule"], style=style
+        )
     console.print(table)
     for note in result["notes"]:
         console.print(f"note: {note}", highlight=False)
@@ -201,10 +204,10 @@ def rehearsal_page(rehearsal: Rehearsal, limits: Limits) -> Page:
         page.sentence(budget_text(result["budget"]))
     page.section("The rules")
     rows = [
-        (rule["rule"], rule["found"], rule["limit"], "holds" if rule["holds"] else "does not hold")
+        (rule["name"], "holds" if rule["holds"] else "broken", rule["found"], rule["limit"], rule["rule"])
         for rule in result["rules"]
     ]
-    page.table(Table(("rule", "found", "limit", ""), rows))
+    page.table(Table(("rule", "", "found", "limit", "it says that"), rows))
     _steady(page, rehearsal, limits)
     if rehearsal.stressed:
         _scenarios(page, rehearsal)

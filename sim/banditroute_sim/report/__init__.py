@@ -11,6 +11,7 @@ dark theme of the reader; under each one are its numbers as a table. Every strin
 (True, False)
 """
 
+from banditroute_sim.report.drawing import need_matplotlib
 from banditroute_sim.report.figures import (
     Figure,
     Line,
@@ -35,6 +36,7 @@ __all__ = [
     "frontier",
     "histogram",
     "lines",
+    "need_matplotlib",
     "number",
     "shares",
     "write_csv",

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib.util
 import io
 import re
 import warnings
@@ -58,6 +59,12 @@ def dash(index: int) -> Any:
     return DASHES[index // SERIES % len(DASHES)]
 
 
+def need_matplotlib() -> None:
+    """Raise MissingExtraError if matplotlib is not installed: before long work, not after it."""
+    if importlib.util.find_spec("matplotlib") is None:
+        raise MissingExtraError("A report", "sim")
+
+
 def draw(paint: Callable[[Axes], None], describe: str, height: float = _HEIGHT) -> str:
     """Return a drawing as an ``<svg>`` element that refers to nothing outside of itself.
 
@@ -75,12 +82,11 @@ def draw(paint: Callable[[Axes], None], describe: str, height: float = _HEIGHT) 
     MissingExtraError
         If matplotlib is not installed.
     """
-    try:
-        import matplotlib as mpl  # noqa: PLC0415 - slow to import, and an extra
-        from matplotlib.backends.backend_svg import FigureCanvasSVG  # noqa: PLC0415
-        from matplotlib.figure import Figure  # noqa: PLC0415
-    except ImportError as error:
-        raise MissingExtraError("A report", "sim") from error
+    need_matplotlib()
+    import matplotlib as mpl  # noqa: PLC0415 - slow to import, and an extra
+    from matplotlib.backends.backend_svg import FigureCanvasSVG  # noqa: PLC0415
+    from matplotlib.figure import Figure  # noqa: PLC0415
+
     out = io.StringIO()
     with mpl.rc_context(), warnings.catch_warnings():
         warnings.simplefilter("ignore")  # of glyphs that its own font lacks; the reader's has them

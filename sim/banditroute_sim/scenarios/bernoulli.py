@@ -5,6 +5,7 @@ from __future__ import annotations
 import numpy as np
 from numpy.typing import NDArray
 
+from banditroute_sim.scenarios.draw import Draw
 from banditroute_sim.scenarios.episode import Episode, Floats, episode
 
 _PROBABILITIES = (0.9, 0.5, 0.1)
@@ -14,73 +15,88 @@ _DECLARED = (0.85, 0.50, 0.15)
 _MANY, _TASKS, _SKILL, _SKILL_SD, _TASK_SD = 50, 6, 0.55, 0.12, 0.12
 _MIX = ((0.9, 0.1), (0.2, 0.8))
 _GRADUAL = ((0.9, 0.5, 0.1), (0.3, 0.5, 0.7))
+_PERIODS, _SWING = 4, 0.3
 
 
-def _thumbs(rng: np.random.Generator, mean: Floats) -> Floats:
+def thumbs(rng: np.random.Generator, mean: Floats) -> Floats:
+    """Draw thumbs of the given probabilities."""
     return (rng.random(mean.shape) < mean).astype(np.float64)
 
 
-def _plain(rounds: int) -> NDArray[np.float32]:
-    return np.ones((rounds, 1), np.float32)
+def _plain(draw: Draw) -> NDArray[np.float32]:
+    return np.ones((draw.count, 1), np.float32)
 
 
-def stationary(rng: np.random.Generator, horizon: int) -> Episode:
+def _clusters(cluster: NDArray[np.int64], table: Floats) -> tuple[NDArray[np.float32], Floats]:
+    """Return contexts that tell the cluster of every round, and its means."""
+    known = np.eye(len(table))[cluster]
+    return np.column_stack([np.ones(len(cluster)), known]).astype(np.float32), table[cluster]
+
+
+def stationary(draw: Draw) -> Episode:
     """One model is clearly the best, and stays so."""
-    mean = np.tile(_PROBABILITIES, (horizon, 1))
-    return episode("stationary", _plain(horizon), mean, _thumbs(rng, mean))
+    mean = np.tile(_PROBABILITIES, (draw.count, 1))
+    return episode("stationary", _plain(draw), mean, thumbs(draw.rng, mean))
 
 
-def close_models(rng: np.random.Generator, horizon: int) -> Episode:
+def close_models(draw: Draw) -> Episode:
     """Five models two points apart."""
-    mean = np.tile(_CLOSE, (horizon, 1))
-    return episode("close-models", _plain(horizon), mean, _thumbs(rng, mean))
+    mean = np.tile(_CLOSE, (draw.count, 1))
+    return episode("close-models", _plain(draw), mean, thumbs(draw.rng, mean))
 
 
-def warm_prior(rng: np.random.Generator, horizon: int) -> Episode:
+def warm_prior(draw: Draw) -> Episode:
     """As `stationary`, with declared qualities that are nearly right."""
-    mean = np.tile(_PROBABILITIES, (horizon, 1))
+    mean = np.tile(_PROBABILITIES, (draw.count, 1))
     declared = np.array(_DECLARED)
     return episode(
-        "warm-prior", _plain(horizon), mean, _thumbs(rng, mean), declared=declared - declared.mean()
+        "warm-prior", _plain(draw), mean, thumbs(draw.rng, mean), declared=declared - declared.mean()
     )
 
 
-def contextual(rng: np.random.Generator, horizon: int) -> Episode:
+def contextual(draw: Draw) -> Episode:
     """Two clusters of requests whose best models are opposite."""
-    cluster = rng.integers(0, 2, horizon)
-    mean = np.array(_CLUSTERS)[cluster]
-    x = np.column_stack([np.ones(horizon), np.eye(2)[cluster]]).astype(np.float32)
-    return episode("contextual", x, mean, _thumbs(rng, mean))
+    x, mean = _clusters(draw.rng.integers(0, 2, draw.count), np.array(_CLUSTERS))
+    return episode("contextual", x, mean, thumbs(draw.rng, mean))
 
 
-def flip(rng: np.random.Generator, horizon: int) -> Episode:
+def flip(draw: Draw) -> Episode:
     """Let the best and the worst model change places half-way."""
-    mean = np.tile(_PROBABILITIES, (horizon, 1))
-    half = horizon // 2
-    mean[half:] = mean[half:, ::-1]
-    return episode("flip", _plain(horizon), mean, _thumbs(rng, mean), changes=(half,))
+    mean = np.tile(_PROBABILITIES, (draw.count, 1))
+    after = draw.place(draw.half)
+    mean[after:] = mean[after:, ::-1]
+    return episode("flip", _plain(draw), mean, thumbs(draw.rng, mean), changes=(draw.half,))
 
 
-def gradual(rng: np.random.Generator, horizon: int) -> Episode:
+def gradual(draw: Draw) -> Episode:
     """Let the best model fade while the worst one rises."""
-    step = np.linspace(0.0, 1.0, horizon)[:, None]
+    last = draw.horizon - 1
+    step = np.where(draw.rounds < last, draw.rounds * (1.0 / max(last, 1)), 1.0 if last else 0.0)[:, None]
     mean = (1.0 - step) * np.array(_GRADUAL[0]) + step * np.array(_GRADUAL[1])
-    return episode("gradual", _plain(horizon), mean, _thumbs(rng, mean))
+    return episode("gradual", _plain(draw), mean, thumbs(draw.rng, mean))
 
 
-def many_models(rng: np.random.Generator, horizon: int) -> Episode:
+def periodic(draw: Draw) -> Episode:
+    """Let the best and the worst model change places and back, four times, as day and night do."""
+    turn = np.cos(2.0 * np.pi * _PERIODS * draw.rounds / draw.horizon)[:, None]
+    mean = 0.5 + _SWING * turn * np.array((1.0, 0.0, -1.0))
+    return episode("periodic", _plain(draw), mean, thumbs(draw.rng, mean))
+
+
+def many_models(draw: Draw) -> Episode:
     """Fifty models and six tasks: a model has a skill of its own, and is better at some tasks than at others."""
-    skill = rng.normal(_SKILL, _SKILL_SD, _MANY) + rng.normal(0.0, _TASK_SD, (_TASKS, _MANY))
-    task = rng.integers(0, _TASKS, horizon)
-    mean = np.clip(skill, 0.02, 0.98)[task]
-    x = np.column_stack([np.ones(horizon), np.eye(_TASKS)[task]]).astype(np.float32)
-    return episode("many-models", x, mean, _thumbs(rng, mean))
+    rng = draw.rng
+    skill = draw.once(
+        "skill",
+        lambda: rng.normal(_SKILL, _SKILL_SD, _MANY) + rng.normal(0.0, _TASK_SD, (_TASKS, _MANY)),
+    )
+    x, mean = _clusters(rng.integers(0, _TASKS, draw.count), np.clip(skill, 0.02, 0.98))
+    return episode("many-models", x, mean, thumbs(rng, mean))
 
 
-def task_shift(rng: np.random.Generator, horizon: int) -> Episode:
+def task_shift(draw: Draw) -> Episode:
     """As `contextual`, but a cluster that is rare becomes the common one half-way; no model changes."""
-    half = horizon // 2
-    cluster = np.concatenate([rng.choice(2, half, p=_MIX[0]), rng.choice(2, horizon - half, p=_MIX[1])])
-    mean = np.array(_CLUSTERS)[cluster]
-    x = np.column_stack([np.ones(horizon), np.eye(2)[cluster]]).astype(np.float32)
-    return episode("task-shift", x, mean, _thumbs(rng, mean), changes=(half,))
+    before = draw.place(draw.half)
+    parts = [draw.rng.choice(2, n, p=mix) for n, mix in zip((before, draw.count - before), _MIX, strict=True)]
+    x, mean = _clusters(np.concatenate(parts), np.array(_CLUSTERS))
+    return episode("task-shift", x, mean, thumbs(draw.rng, mean), changes=(draw.half,))

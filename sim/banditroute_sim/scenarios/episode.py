@@ -12,8 +12,16 @@ NEVER = -1  # a delay: no feedback ever comes
 
 
 @dataclass(frozen=True, slots=True)
+class Messages:
+    """What happens to feedback on a wire: the share of messages that come twice, and of those that come late."""
+
+    repeated: float = 0.0
+    reordered: float = 0.0
+
+
+@dataclass(frozen=True, slots=True)
 class Episode:
-    """T rounds, K models, contexts of d numbers.
+    """T rounds, K models, contexts of d numbers: all of an episode or a piece of it.
 
     Attributes
     ----------
@@ -36,9 +44,17 @@ class Episode:
     declared : float64[K]
         Declared quality relative to the mean of the declared; 0 where nothing is declared.
     changes : tuple of int
-        Rounds at which something changes.
+        Rounds at which something changes, counted from the start of the whole episode.
     names : tuple of str
         Names of the models.
+    paid : float64[T, K], optional
+        What each model would really cost; default: as expected.
+    latency_ms : float64[T, K], optional
+        How long each model would take; default: not known.
+    messages : Messages
+        What happens to feedback on a wire.
+    start : int
+        The round of the first row.
     """
 
     name: str
@@ -52,6 +68,10 @@ class Episode:
     declared: Floats
     changes: tuple[int, ...]
     names: tuple[str, ...]
+    paid: Floats | None = None
+    latency_ms: Floats | None = None
+    messages: Messages = Messages()
+    start: int = 0
 
     @property
     def utility(self) -> Floats:
@@ -71,7 +91,13 @@ class Episode:
             available=np.ascontiguousarray(self.available[:, order]),
             delay=self.delay[:, order],
             declared=self.declared[order],
+            paid=None if self.paid is None else self.paid[:, order],
+            latency_ms=None if self.latency_ms is None else self.latency_ms[:, order],
         )
+
+    def changed(self, *rounds: int) -> Episode:
+        """Return the same episode that says at which rounds it changes."""
+        return replace(self, changes=rounds)
 
     def __len__(self) -> int:
         return len(self.x)

@@ -16,9 +16,34 @@ _VOTERS = 100
 
 
 def late(episode: Episode, rounds: NDArray[np.float64]) -> Episode:
-    """Let the votes on round t wait for ``rounds[t]`` more rounds, whichever model served; float64[T]."""
-    more = np.minimum(rounds, 1e9).astype(np.int64)[:, None]
+    """Let votes wait for more rounds: float64[T] whichever model served, or float64[T, K]."""
+    more = np.minimum(rounds if rounds.ndim == 2 else rounds[:, None], 1e9).astype(np.int64)
     return replace(episode, delay=np.where(episode.delay == NEVER, NEVER, episode.delay + more))
+
+
+def lognormal_delay(
+    rng: np.random.Generator,
+    episode: Episode,
+    median: ArrayLike,
+    spread: float,
+    displeased: float = 1.0,
+) -> Episode:
+    """Let votes wait for a log-normal number of rounds.
+
+    Parameters
+    ----------
+    rng : Generator
+    episode : Episode
+    median : array_like, [] or [K]
+        Rounds; slow models are answered late.
+    spread : float
+        Standard deviation of the logarithm.
+    displeased : float
+        What the wait is multiplied by where the vote is below a half: who is displeased answers sooner or later.
+    """
+    base = rng.lognormal(0.0, spread, len(episode))[:, None] * np.asarray(median, np.float64)
+    wait = np.where(episode.quality < 0.5, displeased, 1.0) * base
+    return late(episode, np.broadcast_to(wait, episode.quality.shape))
 
 
 def answered(rng: np.random.Generator, episode: Episode, share: ArrayLike) -> Episode:

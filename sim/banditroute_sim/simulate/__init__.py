@@ -1,0 +1,1 @@
+"""Simulation: policies against worlds we know, seed by seed, every policy in the same world."""

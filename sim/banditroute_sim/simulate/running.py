@@ -1,0 +1,249 @@
+"""Runs seeds: every policy through the same episode, several episodes at once."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import signal
+import threading
+import time
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, field, replace
+from functools import cache
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from banditroute.errors import ConfigError, MissingExtraError
+from banditroute_sim.policies import POLICIES
+from banditroute_sim.policies.ours import Banditroute
+from banditroute_sim.scenarios import PIECE, SCENARIOS, pieces
+from banditroute_sim.scenarios.episode import Episode
+from banditroute_sim.simulate.compiled import BASELINES, CompiledBaseline, CompiledOurs
+from banditroute_sim.simulate.measures import Measure, Outcome, Truth
+from banditroute_sim.simulate.options import OURS, SimulateOptions
+from banditroute_sim.simulate.players import Floats, Player, Stepped
+
+SAMPLES = 1000  # rounds of an episode whose propensity is worked out
+WARM_UP = 64  # rounds in which kernels are compiled, or loaded, before anything is timed
+
+
+@dataclass(frozen=True, slots=True)
+class Job:
+    """One seed of one scenario."""
+
+    scenario: str
+    seed: int
+    horizon: int
+    policies: tuple[str, ...]
+    budget: float | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class SeedResult:
+    """What all policies made of one episode.
+
+    Attributes
+    ----------
+    job : Job
+    changes : tuple of int
+    rank : int64[K]
+        Models by their expected utility in the first tenth, the best first.
+    quality, cost : float64[K]
+        Of every model, over the whole episode.
+    outcomes : tuple of Outcome
+        In the order of the job's policies.
+    """
+
+    job: Job
+    changes: tuple[int, ...]
+    rank: NDArray[np.int64]
+    quality: Floats
+    cost: Floats
+    outcomes: tuple[Outcome, ...]
+
+
+@dataclass(slots=True)
+class Simulated:
+    """What was found.
+
+    Attributes
+    ----------
+    options : SimulateOptions
+    seeds : list of SeedResult
+        In the order of scenarios and seeds, whoever was done first.
+    interrupted : bool
+        Whether somebody stopped it before all seeds were done.
+    """
+
+    options: SimulateOptions
+    seeds: list[SeedResult] = field(default_factory=list)
+    interrupted: bool = False
+
+
+def simulate(
+    options: SimulateOptions, note: Callable[[int, int], None] = lambda _done, _total: None
+) -> Simulated:
+    """Run all seeds of all scenarios.
+
+    Numbers do not depend on ``options.workers``, but for the times. On a KeyboardInterrupt what is finished is kept.
+    Work goes through joblib, so ``joblib.parallel_config(backend="dask")`` or ``"ray"`` around the call takes it
+    to a cluster.
+
+    Parameters
+    ----------
+    options : SimulateOptions
+    note : callable
+        Is told how many jobs are done, of how many.
+
+    Raises
+    ------
+    ConfigError
+        If a budget is given for a scenario without costs.
+    MissingExtraError
+        If a policy needs a library that is not installed.
+    """
+    jobs = [
+        Job(scenario, options.first_seed + i, horizon_of(options, scenario), options.policies, options.budget)
+        for scenario in options.scenarios
+        for i in range(options.seeds)
+    ]
+    _check(options)
+    found = Simulated(options)
+    note(0, len(jobs))
+    try:
+        for done, result in enumerate(_results(jobs, options.workers), 1):
+            found.seeds.append(result)
+            note(done, len(jobs))
+    except KeyboardInterrupt:
+        found.interrupted = True
+    order = {name: place for place, name in enumerate(options.scenarios)}
+    found.seeds.sort(key=lambda result: (order[result.job.scenario], result.job.seed))
+    return found
+
+
+def horizon_of(options: SimulateOptions, scenario: str) -> int:
+    """Return the rounds of a scenario."""
+    return options.horizon or SCENARIOS[scenario].horizon
+
+
+def _check(options: SimulateOptions) -> None:
+    """Fail at once where a job would fail later: a library that is missing, a budget without costs."""
+    first = next(pieces("stationary", 0, 2))
+    for name in options.policies:
+        if name not in BASELINES:
+            POLICIES[name](first, 0)
+    if options.budget is None:
+        return
+    for scenario in options.scenarios:
+        if not next(pieces(scenario, 0, WARM_UP)).cost.any():
+            raise ConfigError(f"--budget needs costs, and in scenario '{scenario}' nothing costs anything")
+
+
+def _results(jobs: Sequence[Job], workers: int) -> Iterator[SeedResult]:
+    if workers == 1 or len(jobs) == 1:
+        for job in jobs:
+            yield play_seed(job)
+        return
+    try:
+        import joblib  # noqa: PLC0415 - an extra
+    except ImportError as error:
+        raise MissingExtraError("More than one worker", "sim") from error
+    parallel = joblib.Parallel(n_jobs=min(workers, len(jobs)), return_as="generator_unordered", batch_size=1)
+    results: Any = parallel(joblib.delayed(_away)(job, os.getpid()) for job in jobs)
+    with contextlib.closing(results):
+        yield from results
+
+
+def _away(job: Job, parent: int) -> SeedResult:
+    """Play a seed in a process of its own, which leaves it to the parent to be interrupted."""
+    if os.getpid() != parent and threading.current_thread() is threading.main_thread():
+        signal.signal(signal.SIGINT, signal.SIG_IGN)
+    return play_seed(job)
+
+
+def play_seed(job: Job) -> SeedResult:
+    """Let every policy of a job play the same episode, piece by piece."""
+    for name in job.policies:
+        _warm_up(name)
+    merits, quality, cost = _hindsight(job)
+    players: list[Player] = []
+    measures: list[Measure] = []
+    first: Episode | None = None
+    for drawn in pieces(job.scenario, job.seed, job.horizon):
+        piece = _contiguous(drawn)
+        if first is None:
+            first = piece
+            players = [_player(name, job, piece, merits) for name in job.policies]
+            measures = [
+                Measure(name, job.horizon, piece.mean.shape[1], piece.changes) for name in job.policies
+            ]
+        truth = Truth(piece)
+        for player, measure in zip(players, measures, strict=True):
+            start = time.process_time()
+            played = player.play(piece)
+            measure.seconds += time.process_time() - start
+            measure.add(piece, truth, played)
+    assert first is not None
+    tenth = max(job.horizon // 10, 1)
+    early = (first.mean - first.cost)[:tenth].mean(axis=0)
+    return SeedResult(
+        job,
+        first.changes,
+        np.argsort(-early, kind="stable"),
+        quality,
+        cost,
+        tuple(measure.outcome() for measure in measures),
+    )
+
+
+def _hindsight(job: Job) -> tuple[dict[str, Floats], Floats, Floats]:
+    """Return what the fixed choices go by, and every model's mean quality and cost: a pass of its own."""
+    merit: Any = 0.0
+    quality: Any = 0.0
+    cost: Any = 0.0
+    for piece in pieces(job.scenario, job.seed, job.horizon):
+        utility = piece.mean - piece.cost
+        merit = merit + np.where(piece.available, utility, utility.min(axis=1, keepdims=True)).sum(axis=0)
+        quality = quality + piece.mean.sum(axis=0)
+        cost = cost + piece.cost.sum(axis=0)
+    return (
+        {"best-fixed": merit / job.horizon, "cheapest": -cost / job.horizon},
+        quality / job.horizon,
+        cost / job.horizon,
+    )
+
+
+def _player(name: str, job: Job, first: Episode, merits: dict[str, Floats]) -> Player:
+    if name in BASELINES:
+        return CompiledBaseline(name, first, job.seed, job.horizon, merits.get(name))
+    if name == OURS and job.budget is None:
+        return CompiledOurs(first, job.seed, job.horizon, max(job.horizon // SAMPLES, 1))
+    if name == OURS:
+        return Stepped(Banditroute(first, job.seed, budget=job.budget), job.horizon)
+    return Stepped(POLICIES[name](first, job.seed), job.horizon)
+
+
+@cache
+def _warm_up(name: str) -> None:
+    """Compile or load what a policy needs: in each process once, and before its time is taken."""
+    piece = _contiguous(next(pieces("delay-sparse", 0, WARM_UP)))
+    nothing = np.zeros(piece.mean.shape[1])
+    job = Job("delay-sparse", 0, WARM_UP, (name,))
+    _player(name, job, piece, {"best-fixed": nothing, "cheapest": nothing}).play(piece)
+
+
+def _contiguous(piece: Episode) -> Episode:
+    """Return a piece whose arrays lie row by row, as kernels are compiled for."""
+    plain = np.ascontiguousarray
+    return replace(
+        piece,
+        mean=plain(piece.mean),
+        quality=plain(piece.quality),
+        cost=plain(piece.cost),
+        delay=plain(piece.delay),
+    )
+
+
+__all__ = ["PIECE", "Job", "SeedResult", "Simulated", "horizon_of", "play_seed", "simulate"]
