@@ -14,6 +14,7 @@ import typer
 from banditroute.catalog import MAX_USD_PER_MTOK
 from banditroute.cli_evaluate import evaluate, export_log
 from banditroute.cli_features import features_app
+from banditroute.cli_rehearse import rehearse
 from banditroute.cli_replay import replay
 from banditroute.cli_simulate import simulate
 from banditroute.config import Config, Logging, load
@@ -36,6 +37,7 @@ app.add_typer(features_app, name="features")
 app.command("evaluate")(evaluate)
 app.command("export-log")(export_log)
 app.command("replay")(replay)
+app.command("rehearse")(rehearse)
 app.command("simulate")(simulate)
 
 ConfigPath = Annotated[

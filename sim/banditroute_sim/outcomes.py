@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import tempfile
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, Final
 
@@ -108,6 +108,19 @@ class Outcomes:
     def __setstate__(self, state: dict[str, Any]) -> None:
         for name, value in state.items():
             object.__setattr__(self, name, value)
+
+    def judged(self) -> Outcomes:
+        """Return the same with what feedback reports as the quality, over the prompts of which it says all.
+
+        Raises
+        ------
+        DataSetError
+            If there is none.
+        """
+        rows = self.rows[~np.isnan(self.feedback[self.rows]).any(axis=1)]
+        if not len(rows):
+            raise DataSetError(f"{self.name} has no prompt that the judge has scored for all models")
+        return replace(self, quality=self.feedback, rows=rows)
 
     def means(self, rows: Rows | None = None) -> tuple[Floats, Floats]:
         """Return mean quality and cost of every model over some rows (default: all that are of use)."""

@@ -166,7 +166,7 @@ class ExportedLog:
         self, row: Mapping[str, Any], path: Path, newest: dict[str, int]
     ) -> tuple[Decision, Header | None] | None:
         """Return a decision that was drawn with a propensity, or None after counting why not."""
-        decision = _decision(row, path)
+        decision = read_decision(row, path)
         partition, _, offset = decision.decision_id.partition("-")
         if not offset.isdecimal():
             raise DataSetError(f"{path}: decision_id '{decision.decision_id}' is not `partition-offset`")
@@ -183,7 +183,7 @@ class ExportedLog:
             raise DataSetError(
                 f"{path}: the propensity of decision {decision.decision_id} is {p}: expected a number in (0, 1]"
             )
-        header = _header(row, path, decision)
+        header = read_header(row, path, decision)
         if header is not None and header.predicted(decision.model) is None:
             raise DataSetError(
                 f"{path}: decision {decision.decision_id} chose '{decision.model}', which its header does not know"
@@ -191,7 +191,8 @@ class ExportedLog:
         return decision, header
 
 
-def _decision(row: Mapping[str, Any], path: Path) -> Decision:
+def read_decision(row: Mapping[str, Any], path: Path) -> Decision:
+    """Return the decision of a row, from its bytes or from its columns; raises DataSetError."""
     value = row.get("value")
     try:
         if isinstance(value, str | bytes):
@@ -202,7 +203,8 @@ def _decision(row: Mapping[str, Any], path: Path) -> Decision:
         raise DataSetError(f"{path} holds a row that is not a decision: {error}") from error
 
 
-def _header(row: Mapping[str, Any], path: Path, decision: Decision) -> Header | None:
+def read_header(row: Mapping[str, Any], path: Path, decision: Decision) -> Header | None:
+    """Return the header of a row, None if it has none; raises DataSetError."""
     raw = row.get(HEADER_NAME)
     if raw is None:
         return None

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import heapq
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Final, Protocol
 
@@ -158,7 +158,14 @@ def answers(rounds: int, share: float, delay: int, seed: int) -> Rows:
     return np.where(heard, delay, NEVER)
 
 
-def play(session: Session, table: Table, course: Course, window: Floats | None = None) -> Played:
+def play(
+    session: Session,
+    table: Table,
+    course: Course,
+    window: Floats | None = None,
+    look: Callable[[int, float], None] | None = None,
+    looks: Sequence[int] = (),
+) -> Played:
     """Decide every round of a course, and learn from the answers; an answer comes before the decision of its round.
 
     Parameters
@@ -171,6 +178,10 @@ def play(session: Session, table: Table, course: Course, window: Floats | None =
         Which of them, when.
     window : float64[K], optional
         The largest request of each model, in tokens.
+    look : callable, optional
+        Called with a round and the cost weight in force, after the decision of each round of ``looks``.
+    looks : sequence of int
+        Rounds, in rising order.
     """
     rounds, keys, rows, delays = (
         len(course.rows),
@@ -185,6 +196,8 @@ def play(session: Session, table: Table, course: Course, window: Floats | None =
     waiting: list[tuple[int, int]] = []
     segment, nexts = -1, [*course.starts, rounds]
     prices, eligible = course.prices[0], course.eligible[0]
+    seen = iter((*looks, rounds))
+    next_look = next(seen)
     begun = time.perf_counter()
     for t, row in enumerate(rows):
         while waiting and waiting[0][0] <= t:
@@ -208,6 +221,10 @@ def play(session: Session, table: Table, course: Course, window: Floats | None =
             session.forget(keys[t])
         else:
             heapq.heappush(waiting, (t + 1 + delays[t], t))
+        if t == next_look:
+            next_look = next(seen)
+            if look is not None:
+                look(t, float(weight[t]))
     return Played(chosen, propensity, weight, expected, margin, time.perf_counter() - begun)
 
 

@@ -92,12 +92,15 @@ class Summary:
     rounds: int
 
 
-def known_evidence(outcomes: Outcomes, votes: float, generations: Sequence[int]) -> Evidence:
+def known_evidence(
+    outcomes: Outcomes, votes: float, generations: Sequence[int], rows: Rows | None = None
+) -> Evidence:
     """Return what a data set tells of its models, every one's outcomes scaled down to at most ``votes`` votes.
 
-    As `warm_start.warm_evidence`; of a large set a sample is taken.
+    As `warm_start.warm_evidence`; of a large set a sample is taken, unless ``rows`` says which prompts.
     """
-    rows = outcomes.rows[:: -(-len(outcomes) // _WARMED)]
+    if rows is None:
+        rows = outcomes.rows[:: -(-len(outcomes) // _WARMED)]
     known = Evidence(outcomes.x.shape[1])
     weight = min(1.0, votes / len(rows))
     for k, name in enumerate(outcomes.models):

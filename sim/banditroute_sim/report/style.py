@@ -29,7 +29,7 @@ STYLE: Final = (
     "table{border-collapse:collapse;font-size:.85rem;font-variant-numeric:tabular-nums;overflow-wrap:normal}"
     "caption{text-align:left;padding:.25rem 0;color:var(--grey);caption-side:top}"
     "th,td{padding:.3rem .7rem .3rem 0;text-align:left;vertical-align:top;border-bottom:1px solid var(--faint)}"
-    "td{white-space:nowrap}th{font-weight:600;vertical-align:bottom}.n{text-align:right}"
+    "td{white-space:nowrap}td.t{white-space:normal;min-width:14rem}th{font-weight:600;vertical-align:bottom}.n{text-align:right}"
     "figure{margin:1.25rem 0}figure svg{display:block;width:100%;max-width:38rem;height:auto;"
     "font-family:system-ui,sans-serif;fill:var(--ink)}"
     "figcaption{font-size:.9rem;color:var(--grey);margin-top:.35rem}"

@@ -15,6 +15,7 @@ from banditroute.errors import ConfigError
 
 Cell = str | float | int | bool | None
 NOTHING: Final = "–"
+_SENTENCE: Final = 40  # characters beyond which a cell is wrapped
 _CONTROL: Final = re.compile(r"[\x00-\x08\x0b-\x1f\x7f-\x9f\ud800-\udfff\ufffe\uffff]")
 
 
@@ -84,7 +85,8 @@ class Table:
 
 
 def _cell(tag: str, text: str, right: bool) -> str:
-    side = ' class="n"' if right else ""
+    # numbers and names stay on one line, sentences do not
+    side = ' class="n"' if right else ' class="t"' if len(text) > _SENTENCE else ""
     return f"<{tag}{side}>{escaped(text)}</{tag}>"
 
 
