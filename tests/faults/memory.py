@@ -121,7 +121,9 @@ class World:
     def engine(self, last: int | None = None) -> Engine:
         """An engine that dies at its `last` effect."""
         engine = Engine(self.stream.config, client=Mortal(self.log, last))
-        if self.witnesses:  # a model whose votes go from 1/2 to nothing has changed, and its evidence is scaled
+        if (
+            self.witnesses
+        ):  # a model whose votes go from 1/2 to nothing has changed, and its evidence is scaled
             engine.learning.verdicts = list  # type: ignore[method-assign,assignment]
         return engine
 
@@ -173,7 +175,9 @@ class World:
             await stream.raw(stream.names.requests, chance.randrange(PARTITIONS), b"[")
             if chance.random() < 0.3:
                 event = {"kind": "withdraw", "voter": chance.choice("uv")}
-                await stream.raw(stream.names.feedback, chance.randrange(PARTITIONS), json.dumps(event).encode())
+                await stream.raw(
+                    stream.names.feedback, chance.randrange(PARTITIONS), json.dumps(event).encode()
+                )
 
     # -- the end -----------------------------------------------------------------------------------
 

@@ -39,7 +39,7 @@ async def test_a_crash_at_any_effect_changes_nothing() -> None:
 
 @pytest.mark.parametrize("seed", range(12))
 async def test_a_series_of_crashes_loses_and_doubles_no_vote(seed: int) -> None:
-    world = World(seed, learning={"half_life": None}, feedback={"max_open": 1000})
+    world = World(seed, learning={"half_life": None}, feedback={"max_open": 1000, "max_parked": 1000})
     await world.create()
     for _ in range(6):
         await world.witness(8)
