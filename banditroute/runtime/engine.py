@@ -38,6 +38,7 @@ POLL_SECONDS: Final = 0.05
 COMMIT_SECONDS: Final = 0.2
 RETRY_SECONDS: Final = 0.2
 MAX_RETRY_SECONDS: Final = 5.0
+CANCEL_SECONDS: Final = 0.1
 LEAVE_SECONDS: Final = 1.0  # for the last publication, and again at least for leaving the group
 
 
@@ -198,9 +199,10 @@ class Engine:
         for task in self._tasks():
             task.suspend()
         self.learning.cancel()
-        for job in self._jobs:
-            job.cancel()
-        await asyncio.gather(*self._jobs, return_exceptions=True)
+        while self._jobs:  # again, should one have swallowed its cancellation
+            for job in self._jobs:
+                job.cancel()
+            await asyncio.wait(set(self._jobs), timeout=CANCEL_SECONDS)
         with contextlib.suppress(TimeoutError):
             await asyncio.wait_for(self.client.stop(), patience)
         self.stopped.set()
@@ -264,7 +266,8 @@ class Engine:
             if not wanted:
                 self._woken.clear()
                 with contextlib.suppress(TimeoutError):
-                    await asyncio.wait_for(self._woken.wait(), POLL_SECONDS)
+                    async with asyncio.timeout(POLL_SECONDS):  # wait_for may swallow a cancellation
+                        await self._woken.wait()
                 continue
             for where, records in (await self.client.poll(wanted, limit, POLL_SECONDS)).items():
                 tasks: Mapping[int, PartitionTask | FeedbackTask] = (

@@ -307,8 +307,9 @@ class KafkaClient:
         """Return new records of followed partitions, waiting at most `timeout` seconds."""
         if not self._positions:
             self._follow_changed.clear()
-            with contextlib.suppress(asyncio.TimeoutError):
-                await asyncio.wait_for(self._follow_changed.wait(), timeout)
+            with contextlib.suppress(TimeoutError):
+                async with asyncio.timeout(timeout):
+                    await self._follow_changed.wait()
             return {}
         fetched = await self._getmany(self._require(self._follower), list(self._positions), 5000, timeout)
         # records fetched before a change of what is followed would come again or have a hole: keep the place

@@ -223,7 +223,8 @@ class MemoryClient:
                 await asyncio.sleep(0)
                 return taken
             try:
-                await asyncio.wait_for(self._broker.arrival.wait(), timeout)
+                async with asyncio.timeout(timeout):
+                    await self._broker.arrival.wait()
             except TimeoutError:
                 return {}
         return {}

@@ -181,9 +181,15 @@ class PartitionTask:
     async def _decide(self, records: list[InputRecord]) -> None:
         engine, partition = self._engine, self._running()
         wait = RETRY_SECONDS
+        buried = False
         while True:
             now = engine.now_ms()
             batch = engine.learning.decide(partition, records, now)
+            if batch.poison and not buried:
+                # Before the decisions: a restart without a committed offset begins behind the last one of them.
+                keep = engine.config.engine.dead_letter_payload
+                await self._bury(letters.poison(engine.names.requests, self.number, batch.poison, keep=keep))
+                buried = True
             try:
                 await self._write(partition, batch, now)
             except AppendFailed as error:
@@ -199,9 +205,6 @@ class PartitionTask:
                 await self._reply_again(records[0].offset)
                 continue
             break
-        if batch.poison:
-            keep = engine.config.engine.dead_letter_payload
-            await self._bury(letters.poison(engine.names.requests, self.number, batch.poison, keep=keep))
         self.commit_to = batch.through
         engine.stats.repeats += batch.repeats
         engine.stats.poison += len(batch.poison)

@@ -1,0 +1,113 @@
+"""Engines that die anywhere, and owners that do not know that they are none any more, on the log in memory."""
+
+from __future__ import annotations
+
+import asyncio
+
+import pytest
+
+from banditroute.runtime.topics import create_topics
+from tests.faults.memory import Mortal, World, kill, start
+
+pytestmark = [pytest.mark.asyncio, pytest.mark.usefixtures("hasty")]
+
+
+async def crash_at(effect: int, seed: int) -> bool:
+    """Let an engine die at an effect and another one finish; return whether the first one got that far."""
+    world = World(seed)
+    await world.create()
+    await world.traffic(2)
+    async with world.running(effect) as engine:
+        client = engine.client
+        assert isinstance(client, Mortal)
+        await world.until(lambda: client.dead.is_set() or world.finished())
+        died = client.dead.is_set()
+    await world.traffic(1)
+    await world.finish()
+    _, later = await world.prove()
+    assert later == 0, "nobody else was there to decide again"
+    return died
+
+
+async def test_a_crash_at_any_effect_changes_nothing() -> None:
+    effect, outlived = 1, 0
+    while outlived < 5:  # how many effects there are is up to the timers
+        outlived = 0 if await crash_at(effect, seed=effect) else outlived + 1
+        effect += 1
+    assert effect > 40
+
+
+@pytest.mark.parametrize("seed", range(12))
+async def test_a_series_of_crashes_loses_and_doubles_no_vote(seed: int) -> None:
+    world = World(seed, learning={"half_life": None}, feedback={"max_open": 1000, "max_parked": 1000})
+    await world.create()
+    for _ in range(6):
+        await world.witness(8)
+        async with world.running(world.chance.randrange(1, 40)) as engine:
+            client = engine.client
+            assert isinstance(client, Mortal)
+            await world.until(lambda client=client: client.dead.is_set() or world.finished())
+    await world.finish()
+    ledger, later = await world.prove()
+    assert ledger["applied"] == world.witnesses == 48
+    assert later == 0
+
+
+@pytest.mark.parametrize("seed", range(12))
+async def test_an_owner_that_was_cut_off_and_goes_on_changes_nothing(seed: int) -> None:
+    world = World(seed)
+    await world.create()
+    await world.traffic(1)
+    async with world.running() as zombie:
+        await world.until(lambda: zombie.stats.decisions >= 4)
+        assert isinstance(zombie.client, Mortal)
+        zombie.client.cut_off()
+        async with world.running() as owner:
+            for _ in range(4):
+                await world.traffic(1)
+                for _ in range(world.chance.randrange(12)):
+                    await asyncio.sleep(0.002)
+            await world.until(world.finished)
+            assert owner.stats.decisions > 0
+    await world.finish()
+    ledger, later = await world.prove()
+    assert later > 0, "both have decided"
+    assert ledger["copied_twice"] > 0, "both have copied"
+
+
+@pytest.mark.parametrize("seed", range(5))
+async def test_members_that_come_and_go_all_the_time_change_nothing(seed: int) -> None:
+    world = World(seed)
+    await world.create()
+    members = []
+    for _ in range(10):
+        await world.traffic(1)
+        engine = world.engine()
+        await start(engine)
+        members.append(engine)
+        await asyncio.sleep(world.chance.random() * 0.02)
+        if len(members) > 1 and world.chance.random() < 0.7:
+            member = members.pop(world.chance.randrange(len(members)))
+            await (member.stop() if world.chance.random() < 0.4 else kill(member))
+    await world.until(world.finished)
+    for member in members:
+        await kill(member)
+    await world.finish()
+    await world.prove()
+
+
+async def test_creating_topics_may_be_cut_short_anywhere() -> None:
+    for effect in range(1, 7):
+        world = World(effect)
+        stream = world.stream
+        client = Mortal(world.log, effect)
+        making = asyncio.ensure_future(create_topics(client, stream.config, stream.spec, 1_700_000_000_000))
+        dying = asyncio.ensure_future(client.dead.wait())
+        await asyncio.wait({making, dying}, return_when=asyncio.FIRST_COMPLETED)
+        for task in (making, dying):
+            task.cancel()
+        await asyncio.gather(making, dying, return_exceptions=True)
+        await world.create()
+        await world.traffic(1)
+        await world.finish()
+        await world.prove()
