@@ -247,7 +247,7 @@ def _times(folder: Path, rows: list[_Row]) -> tuple[Floats, Floats]:
         for batch in batches(path):
             for row in batch:
                 event = _feedback(row)
-                if event is None or (i := place.get(event.request_id)) is None:
+                if event is None or (i := place.get(event.request_id or "")) is None:
                     continue
                 if event.latency_ms is not None:
                     latency[i] = event.latency_ms / 1000.0
