@@ -21,7 +21,7 @@ from __future__ import annotations
 import math
 import os
 import secrets
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -48,7 +48,7 @@ from banditroute.events import (
     request_of,
 )
 from banditroute.flow.decider import Decider, InputRecord, no_decisions
-from banditroute.flow.effects import Ready
+from banditroute.flow.effects import Learned, Ready
 from banditroute.flow.fields import LearnerSettings
 from banditroute.flow.judge import Judge
 from banditroute.flow.partition import Partition, genesis_state
@@ -90,15 +90,15 @@ def make_pacer(config: Config) -> Pacer:
     return Fixed(objective.cost_weight)
 
 
-def settled_costs(ready: Ready) -> tuple[float, float]:
+def settled_costs(learned: Sequence[Learned]) -> tuple[float, float]:
     """Return what the decisions that were learned from did cost, and what they had expected to cost, in USD."""
-    known = [
-        (math.copysign(1.0, weight), vote)
-        for _, _, vote, weight, *_ in ready.learned
-        if vote.cost_usd == vote.cost_usd and vote.cost_pred == vote.cost_pred  # neither is NaN
-    ]
-    actual = sum(sign * vote.cost_usd for sign, vote in known)
-    return actual, sum(sign * vote.cost_pred for sign, vote in known)
+    actual = expected = 0.0
+    for _, _, vote, weight, *_ in learned:
+        if vote.cost_usd == vote.cost_usd and vote.cost_pred == vote.cost_pred:  # neither is NaN
+            sign = math.copysign(1.0, weight)
+            actual += sign * vote.cost_usd
+            expected += sign * vote.cost_pred
+    return actual, expected
 
 
 def make_warm_start(config: Config, spec: FeatureSpec) -> WarmStart | None:
@@ -343,7 +343,7 @@ class Router:
                 )
             self._policy.observe(key, x, vote.quality, weight, kind)
         self._updates += len(ready.learned)
-        self._pacer.paid(*settled_costs(ready))
+        self._pacer.paid(*settled_costs(ready.learned))
         for edit in changed:
             if edit is not None:
                 self._control(edit)

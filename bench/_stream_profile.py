@@ -9,6 +9,7 @@ from typing import Any
 
 from banditroute.config import Config, from_dict
 from banditroute.flow.partitioner import partitions_of
+from banditroute.runtime import collector
 from bench._stream_input import BATCH_BYTES, PARTITIONS, answered, configuration, feedback, requests
 
 
@@ -242,6 +243,7 @@ def profile(count: int) -> tuple[list[tuple[str, str, float, int]], float]:
         begin, decided = 0.0, 0
         for index, fetched in enumerate(batches):
             if index == warm:
+                collector.settle()  # as the engine's process does
                 before()
                 begin, decided = time.perf_counter(), 0
             ids = replica.take(fetched)

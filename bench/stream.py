@@ -35,17 +35,17 @@ from bench.harness import Report, Row, interleave, options, progress, progress_d
 
 WARM = 0.2  # of the requests: imports, compiled code, first derives and full buffers come before measuring
 PATIENCE = 120.0
-TRACED_FUNCTIONS = 25
+TRACED_FUNCTIONS = 90
 PACKAGES = ("banditroute", "aiokafka", "confluent-kafka", "orjson", "msgspec", "numpy", "numba", "uvloop")
 
 
 # -- the processes that are measured ------------------------------------------------------------------
 
 
-def cpu_seconds() -> float:
+def cpu_seconds() -> tuple[float, float]:
     """User and system time of this process."""
     usage = resource.getrusage(resource.RUSAGE_SELF)
-    return usage.ru_utime + usage.ru_stime
+    return usage.ru_utime, usage.ru_stime
 
 
 class Window:
@@ -53,18 +53,18 @@ class Window:
 
     def __init__(self, warm: int) -> None:
         self._warm = warm
-        self._start: tuple[int, float, float] | None = None
+        self._start: tuple[float, ...] | None = None
         self.result: dict[str, float] = {}
 
     def look(self, count: int) -> None:
         """Take note of how many are done."""
-        now = (count, cpu_seconds(), time.perf_counter())
+        now = (count, *cpu_seconds(), time.perf_counter())
         if self._start is None:
             if count >= self._warm:
                 self._start = now
             return
-        done, cpu, wall = (b - a for a, b in zip(self._start, now, strict=True))
-        self.result = {"count": done, "cpu": cpu, "wall": wall}
+        done, user, system, wall = (b - a for a, b in zip(self._start, now, strict=True))
+        self.result = {"count": done, "cpu": user + system, "system": system, "wall": wall}
 
 
 async def run_engine(document: dict[str, Any], count: int, answers: int) -> dict[str, float]:
@@ -97,8 +97,6 @@ async def run_echo(document: dict[str, Any], count: int) -> dict[str, float]:
     """Poll, loads, dumps, send_batch: what any stage on this client has to pay."""
     from aiokafka import AIOKafkaConsumer, AIOKafkaProducer, TopicPartition
 
-    from banditroute.runtime import collector
-
     config = from_dict(document)
     kafka, topics = config.kafka, config.kafka.topics
     producer = AIOKafkaProducer(
@@ -113,7 +111,6 @@ async def run_echo(document: dict[str, Any], count: int) -> dict[str, float]:
     )
     await producer.start()
     await consumer.start()
-    collector.settle()  # the same for both
     window = Window(int(WARM * count))
     done = 0
     try:

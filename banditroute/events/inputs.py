@@ -154,9 +154,16 @@ def decode_request(value: bytes | None, field_map: FieldMap | None = None) -> Re
     Request or Rejected
         Never raises on bad bytes.
     """
-    request = _decode(value, _request_decoder, Request, MAX_REQUEST_BYTES, field_map)
-    if isinstance(request, Rejected):
-        return request
+    request: Request | Rejected
+    if field_map is None and value is not None and len(value) <= MAX_REQUEST_BYTES:  # the way of nearly all
+        try:
+            request = _request_decoder.decode(value)
+        except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
+            return rejected(error)
+    else:
+        request = _decode(value, _request_decoder, Request, MAX_REQUEST_BYTES, field_map)
+        if isinstance(request, Rejected):
+            return request
     return _check_request(request) or request
 
 
@@ -256,22 +263,21 @@ def _check_request(request: Request) -> Rejected | None:
     ):
         return Rejected("Object misses one of `prompt`, `messages`, `context` or `embedding`")
     names = (request.request_id, request.tenant, request.session_id, request.language, *request.tags)
-    if not _fit(names):
-        paths = ("request_id", "tenant", "session_id", "language", *("tags[...]" for _ in request.tags))
-        wrong = _too_long(list(zip(paths, names, strict=True)))
-        if wrong is not None:
-            return wrong
+    for name in names:
+        if name is not None and not (name.isascii() and len(name) <= MAX_ID_BYTES):
+            paths = ("request_id", "tenant", "session_id", "language", *("tags[...]" for _ in request.tags))
+            wrong = _too_long(list(zip(paths, names, strict=True)))
+            if wrong is not None:
+                return wrong
     limits = (request.cost_weight, request.max_cost_usd, request.max_latency_ms, request.deadline)
+    if limits == _NO_LIMITS and request.context is None and request.embedding is None:
+        return None
     return (
         _not_finite(request.context, "context[...]")
         or _not_finite(request.embedding, "embedding[...]")
-        or (
-            None
-            if limits == _NO_LIMITS
-            else _not_finite(
-                [number for number in limits if number is not None],
-                "cost_weight|max_cost_usd|max_latency_ms|deadline",
-            )
+        or _not_finite(
+            [number for number in limits if number is not None],
+            "cost_weight|max_cost_usd|max_latency_ms|deadline",
         )
     )
 

@@ -13,6 +13,7 @@ BLOCK: Final = 1 << BITS  # rows
 #: id, quality, sd, log_tokens and cost predicted for the decided model, tenant, input tokens, timestamp as a difference
 #: to the block's first, kind of decision, segment, flags, quality votes on, first slot
 ROW: Final = struct.Struct("<2Q4dQfiIHBBi")
+ID: Final = struct.Struct("<2Q")  # at the start of a row
 FIRST: Final = 1  # flag: the first decision of its request
 COLUMNS: Final = np.dtype(
     [

@@ -24,7 +24,7 @@ _FILTERS: Final = {1: "request", 2: "max_cost_usd", 3: "max_latency_ms"}
 _MOST_RANKINGS: Final = 8192  # remembered as tuples of names
 
 
-class InputRecord(NamedTuple):
+class InputRecord(Struct, frozen=True, gc=False):
     """A record read from a topic; `timestamp` in milliseconds."""
 
     offset: int
@@ -34,7 +34,7 @@ class InputRecord(NamedTuple):
     headers: Sequence[tuple[str, bytes]] = ()
 
 
-class OutputRecord(NamedTuple):
+class OutputRecord(Struct, frozen=True, gc=False):
     """A record to be written."""
 
     key: bytes | None

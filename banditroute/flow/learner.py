@@ -30,8 +30,8 @@ from banditroute.flow.header import parse_header
 from banditroute.flow.identity import Identifier, Identity
 from banditroute.flow.known import KnownBatch, KnownDecision, Open
 from banditroute.flow.pending import KEPT_WHOLE, Pending
-from banditroute.flow.slots import MAX_SLOTS, NONE, Slot
-from banditroute.flow.votes import numbers_of, say_the_same, vote_of
+from banditroute.flow.slots import KINDS, MAX_SLOTS, NONE, Slot
+from banditroute.flow.votes import has_usage, numbers_of, say_the_same, vote_of
 
 
 class Learner:
@@ -73,6 +73,7 @@ class Learner:
         self.end = 0  # decisions below this log offset are known
         self.r = 0  # 1 + highest request offset known
         self.j = 0  # next journal offset
+        self._weights = {kind: settings.weight(kind) for kind in KINDS}
         self.frozen = False  # re-reading what the evidence already holds
         self._learned: list[Learned] = []
         self._refused: list[Refused] = []
@@ -137,35 +138,39 @@ class Learner:
             record = decode_journal(value or b"")
         except msgspec.DecodeError:
             record = None
-        if isinstance(record, Decided) and record.upto > self.end:
-            raise NeedDecisions(record.upto)
-        found: Open | str | None = None
-        if isinstance(record, Copied) and record.feedback.request_id is not None:
-            found = self._find(record.feedback)
+        control, outcome = False, None
+        if isinstance(record, Copied):
+            found = None if record.feedback.request_id is None else self._find(record.feedback)
+            self._tick(timestamp)
+            outcome = self._feedback(offset, timestamp, record, found)
         elif isinstance(record, Decided):
-            for parked in self.parked:
-                if parked.copied.feedback.model is not None:
-                    self._find(parked.copied.feedback, record.upto)
-        self._tick(timestamp)
-        control = False
-        outcome = None
-        if isinstance(record, Decided):
+            self._require(record.upto)
+            self._tick(timestamp)
             self._count("decided")
             self._decided(record.upto)
-        elif isinstance(record, Expire):
-            self._count("expired_records")
-            self._expire(record.upto, record.before)
-        elif isinstance(record, Control):
-            control = self._control(record)
-        elif isinstance(record, Copied):
-            outcome = self._feedback(offset, timestamp, record, found)
         else:
-            self._count("unreadable")
+            self._tick(timestamp)
+            if isinstance(record, Expire):
+                self._count("expired_records")
+                self._expire(record.upto, record.before)
+            elif isinstance(record, Control):
+                control = self._control(record)
+            else:
+                self._count("unreadable")
         self.j = offset + 1
         ready = Ready(self._learned, self._refused, control, outcome)
-        self._learned, self._refused = [], []
+        if self._learned or self._refused:
+            self._learned, self._refused = [], []
         self.pending.forget_supplied()
         return ready
+
+    def _require(self, upto: int) -> None:
+        """Ask for what a Decided needs that memory does not hold, before anything changes."""
+        if upto > self.end:
+            raise NeedDecisions(upto)
+        for parked in self.parked:
+            if parked.copied.feedback.model is not None:
+                self._find(parked.copied.feedback, upto)
 
     def _tick(self, timestamp: int) -> None:
         if self.settings.half_life_ms is None:
@@ -369,11 +374,11 @@ class Learner:
         row = NONE if slot is None else slot.row
         new = Slot(row, kind, True, who, seen, key, numbers, predictions, g, fields.decay)
         self.pending.put_slot(decision, new, offset, 0 if was_on or kind == "usage" else 1)
-        if slot is None:
-            self._count("quality_votes", quality is not None)
-            self._count("usage_votes", any(number == number for number in numbers[1:]))
         if not self.frozen:
-            weight = self.settings.weight(kind)
+            if slot is None:
+                self._count("quality_votes", quality is not None)
+                self._count("usage_votes", has_usage(numbers))
+            weight = self._weights[kind]
             self._add(decision, new, weight, weight, 1)
         return "applied" if slot is None else "revised"
 
@@ -381,7 +386,7 @@ class Learner:
         if self.frozen:
             return
         fields = self.fields
-        w = self.settings.weight(slot.kind)
+        w = self._weights[slot.kind]
         g = fields.decay + fields.shrink.get(slot.key.name, 0.0)
         weight = -(w * math.exp(g - slot.g))
         shared = -(w * math.exp(fields.decay - slot.g_shared))

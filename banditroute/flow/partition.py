@@ -71,8 +71,9 @@ class Partition:
         self._restored = state
         self._digest = state.digest
         self.genesis: Genesis = state.genesis
-        self._journal_mark: Mark | None = state.journal_mark
-        self._decisions_mark: Mark | None = state.decisions_mark
+        # the last records read, whose marks are worked out when a state record needs them
+        self._journal_last: tuple[int, bytes | None] | None = None
+        self._decisions_last: tuple[int, bytes | None] | None = None
         self._unverified = {"journal": state.journal_mark, "decisions": state.decisions_mark}
         learner = Learner(state.partition, d, spec_id, settings, state.genesis.hash_key, keep)
         anchor = state.anchor.copy()
@@ -204,7 +205,7 @@ class Partition:
         self.learner.know(
             KnownDecision(offset, timestamp, key.request_id, key.model, key.tenant, header, key.segment)
         )
-        self._decisions_mark = mark_of(offset, value)
+        self._decisions_last = (offset, value)
 
     def acknowledged(self, known: KnownBatch, base: int, timestamp: int, last: bytes) -> bool:
         """Take note of decisions of our own that the broker acknowledged at log offset `base`.
@@ -220,7 +221,7 @@ class Partition:
             return False
         self.learner.know_batch(known, base, timestamp)
         if known.ids:
-            self._decisions_mark = mark_of(self.learner.end - 1, last)
+            self._decisions_last = (self.learner.end - 1, last)
         return True
 
     def supply(self, offset: int, headers: Iterable[tuple[str, bytes]]) -> None:
@@ -242,7 +243,7 @@ class Partition:
             if len(self._checkpoints) > MAX_CHECKPOINTS:
                 del self._checkpoints[1::2]
         ready = learner.apply(offset, timestamp, value)
-        self._journal_mark = mark_of(offset, value)
+        self._journal_last = (offset, value)
         return ready
 
     def learn_of_control(self, number: int, edit: Edit) -> None:
@@ -315,9 +316,13 @@ class Partition:
             ledger=learner.ledger.copy(),
             parked=len(learner.parked),
             evidence=learner.evidence.copy(),
-            journal_mark=self._journal_mark,
-            decisions_mark=self._decisions_mark,
+            journal_mark=_mark(self._journal_last, self._restored.journal_mark),
+            decisions_mark=_mark(self._decisions_last, self._restored.decisions_mark),
         )
+
+
+def _mark(last: tuple[int, bytes | None] | None, restored: Mark | None) -> Mark | None:
+    return restored if last is None else mark_of(*last)
 
 
 def header_of(headers: Iterable[tuple[str, bytes]]) -> bytes:

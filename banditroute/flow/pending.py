@@ -16,7 +16,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from banditroute.bandit.evidence import ModelKey
-from banditroute.flow.blocks import BITS, BLOCK, FIRST, ROW, Block
+from banditroute.flow.blocks import BITS, BLOCK, FIRST, ID, ROW, Block
 from banditroute.flow.header import COLUMNS, Header, parse_header
 from banditroute.flow.identity import Identifier, Identity
 from banditroute.flow.index import RequestIndex
@@ -324,14 +324,13 @@ class Pending:
 
     def _find(self, identity: Identity) -> int:
         """Return the lowest sequence number with a hash, or -1."""
-        high, low = identity
-        beyond = 0
+        low, beyond = identity[1], 0
         while True:
             number = self._index.find(low, self._floor, beyond)
             if number < 0:
                 return -1
-            found = self._block(number).columns["id"][number & (BLOCK - 1)]
-            if int(found[0]) == high and int(found[1]) == low:
+            at = (number & (BLOCK - 1)) * ROW.size
+            if ID.unpack_from(self._block(number).bytes, at) == identity:
                 return number
             beyond = number - self._floor + 1
 
@@ -377,7 +376,8 @@ class Pending:
 
     def forget_supplied(self) -> None:
         """Let supplied headers go."""
-        self._supplied.clear()
+        if self._supplied:
+            self._supplied.clear()
 
     def slots_of(self, decision: Open) -> list[Slot]:
         """Return the slots of a decision in the order in which they were made."""

@@ -26,6 +26,17 @@ def numbers_of(feedback: Feedback, quality: float | None) -> Numbers:
     )
 
 
+def has_usage(numbers: Numbers) -> bool:
+    """Whether any of the numbers beside quality is there."""
+    _, output_tokens, cost_usd, latency_ms, input_tokens = numbers
+    return (
+        output_tokens == output_tokens
+        or latency_ms == latency_ms
+        or cost_usd == cost_usd
+        or input_tokens == input_tokens
+    )
+
+
 def say_the_same(some: Sequence[float], others: Sequence[float]) -> bool:
     """Whether two votes have equal numbers; what is absent in both is equal."""
     return all(a == b or (a != a and b != b) for a, b in zip(some, others, strict=True))

@@ -184,17 +184,18 @@ class KafkaClient:
         """Append records in order, one acknowledged batch after the other; raises AppendFailed otherwise."""
         producer = self._require(self._producer)
         acks: list[Ack] = []
-        at = 0
+        at, now = 0, int(time.time() * 1000.0)
         try:
             while at < len(records):
                 batch = producer.create_batch()
                 first = at
                 while at < len(records):
                     record = records[at]
-                    added = batch.append(
-                        key=record.key, value=record.value, timestamp=None, headers=list(record.headers)
-                    )
-                    if added is None:
+                    headers = record.headers if type(record.headers) is list else list(record.headers)
+                    if (
+                        batch.append(key=record.key, value=record.value, timestamp=now, headers=headers)
+                        is None
+                    ):
                         break
                     at += 1
                 batch.close()

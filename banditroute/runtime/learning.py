@@ -12,7 +12,7 @@ from banditroute.config import Config
 from banditroute.events import Changed
 from banditroute.flow.board import Board
 from banditroute.flow.decider import DecidedBatch, Decider, InputRecord
-from banditroute.flow.effects import Ready
+from banditroute.flow.effects import Learned
 from banditroute.flow.judge import Judge
 from banditroute.flow.learner import Learner
 from banditroute.flow.partition import Partition
@@ -104,33 +104,40 @@ class Learning:
             partition.number, records, learner, learner.fields, version, now_ms
         )
 
-    def observe(self, ready: Ready, timestamp: int) -> list[Shift]:
+    def observe(self, learned: Sequence[Learned], timestamp: int, *, control: bool = False) -> list[Shift]:
         """Let the working posterior follow what was learned; a control record asks for a derive at once.
 
         Returns
         -------
         list of Shift
-            What the votes say about drift; `timestamp` is theirs, in milliseconds.
+            What the votes say about drift; `timestamp` is that of the last, in milliseconds.
         """
-        shifts = self._shifts(ready, timestamp) if self.drift is not None else []
+        shifts = self._shifts(learned, timestamp) if self.drift is not None else []
         if self._frozen:  # evidence is kept, decisions do not follow it
             return shifts
-        for key, x, vote, weight, kind, _ in ready.learned:
-            self.policy.observe(key, x, vote.quality, weight, kind)
-        self._pacer.paid(*settled_costs(ready))
-        self._updates += len(ready.learned)
+        observe = self.policy.observe
+        for key, x, vote, weight, kind, _ in learned:
+            observe(key, x, vote.quality, weight, kind)
+        self._pacer.paid(*settled_costs(learned))
+        self._updates += len(learned)
         self._changed = True
-        self._at_once = self._at_once or ready.control
+        self._at_once = self._at_once or control
         return shifts
 
-    def _shifts(self, ready: Ready, timestamp: int) -> list[Shift]:
+    def _shifts(self, learned: Sequence[Learned], timestamp: int) -> list[Shift]:
         assert self.drift is not None
         shifts = []
-        for key, _, vote, weight, kind, segment in ready.learned:
+        posterior = self.policy.posterior
+        biases = {kind.name: kind.bias for kind in posterior.kinds}
+        for key, _, vote, weight, kind, segment in learned:
             if weight > 0.0 and vote.quality == vote.quality:  # not NaN
-                quality = vote.quality - self.policy.posterior.kind(kind).bias
-                shifts.append(self.drift.observe(key.name, segment, quality, timestamp))
-        return [shift for shift in shifts if shift is not None]
+                bias = biases.get(kind)
+                if bias is None:
+                    bias = biases[kind] = posterior.kind(kind).bias
+                shift = self.drift.observe(key.name, segment, vote.quality - bias, timestamp)
+                if shift is not None:
+                    shifts.append(shift)
+        return shifts
 
     def ownership_changed(self) -> None:
         """Ask for a derive, and judge what comes from here on: other learners are live now."""

@@ -15,7 +15,7 @@ from enum import Enum
 from typing import TYPE_CHECKING, Any, Final
 
 from banditroute.flow.decider import DecidedBatch, InputRecord, OutputRecord
-from banditroute.flow.effects import Refused
+from banditroute.flow.effects import Learned, Refused
 from banditroute.flow.header import HEADER_NAME, request_offset_of
 from banditroute.flow.partition import Partition
 from banditroute.flow.snapshot import State, encode_state
@@ -261,20 +261,23 @@ class PartitionTask:
 
     async def _apply(self) -> None:
         engine, partition = self._engine, self._running()
-        applied = 0
         while self._records:
-            record = self._records.popleft()
-            ready = await apply(engine.client, engine.config, partition, record)
-            if ready.learned or ready.control:
-                for shift in engine.learning.observe(ready, record.timestamp):
+            learned: list[Learned] = []
+            control, timestamp = False, 0
+            for _ in range(min(len(self._records), JOURNAL_CHUNK)):
+                record = self._records.popleft()
+                ready = await apply(engine.client, engine.config, partition, record)
+                learned += ready.learned
+                control = control or ready.control
+                timestamp = record.timestamp
+                if ready.refused:
+                    await self._bury_feedback(ready.refused)
+            if learned or control:
+                for shift in engine.learning.observe(learned, timestamp, control=control):
                     engine.spawn(engine.alert("drift", str(shift), self.number))
-            if ready.refused:
-                await self._bury_feedback(ready.refused)
-            applied += 1
-            if applied % JOURNAL_CHUNK == 0:
-                engine.learning.derive_if_due()
+            engine.learning.derive_if_due()
+            if self._records:
                 await asyncio.sleep(0)
-        engine.learning.derive_if_due()
         self._settle_debts()
 
     async def _bury_feedback(self, refused: Sequence[Refused]) -> None:
