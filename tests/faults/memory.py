@@ -207,7 +207,7 @@ class World:
         return engine
 
     async def prove(self) -> tuple[dict[str, int], int]:
-        """Oracle, ledger, reasons, one first decision each, and the witnesses; return the ledger and later decisions."""
+        """Oracle, ledger, reasons, one first decision each, the witnesses; return ledger and later decisions."""
         results = await self.stream.prove()
         later = await self.stream.prove_one_decision_each(self.ids)
         ledger = counts(results)
