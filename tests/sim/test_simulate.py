@@ -11,6 +11,7 @@ import sys
 import time
 from pathlib import Path
 
+import joblib
 import numpy as np
 import pytest
 from typer.testing import CliRunner
@@ -54,6 +55,13 @@ def run_cli(*arguments):
 
 def test_the_number_of_workers_changes_no_number():
     assert numbers(simulate(small())) == numbers(simulate(small(workers=2)))
+
+
+@pytest.mark.parametrize("backend", ["threading", "multiprocessing"])
+def test_another_backend_of_joblib_changes_no_number(backend):
+    with joblib.parallel_config(backend=backend):
+        found = simulate(small(workers=2, horizon=300))
+    assert numbers(found) == numbers(simulate(small(horizon=300)))
 
 
 def test_every_policy_meets_the_same_world_whoever_else_is_there():
