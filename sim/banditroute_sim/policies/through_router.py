@@ -58,8 +58,7 @@ class ThroughRouter(Opaque):
             self.router.control(PriceEdit(self._names[k], float(cost[k]), 0.0))
         self._prices = cost.copy()
         request: dict[str, Any] = {"request_id": str(t), "input_tokens": _TOKENS}
-        if len(x) > 1:
-            request["context"] = x[1:].tolist()
+        request |= {"context": x[1:].tolist()} if len(x) > 1 else {"prompt": ""}
         if not available.all():
             request["deny"] = [self._names[k] for k in np.flatnonzero(~available)]
         model = self.router.decide(request).model

@@ -18,7 +18,7 @@ from numpy.typing import NDArray
 from banditroute.errors import ConfigError, MissingExtraError
 from banditroute_sim.policies import POLICIES
 from banditroute_sim.policies.ours import Banditroute
-from banditroute_sim.scenarios import PIECE, SCENARIOS, pieces
+from banditroute_sim.scenarios import SCENARIOS, pieces
 from banditroute_sim.scenarios.episode import Episode
 from banditroute_sim.simulate.compiled import BASELINES, CompiledBaseline, CompiledOurs
 from banditroute_sim.simulate.measures import Measure, Outcome, Truth
@@ -150,8 +150,15 @@ def _results(jobs: Sequence[Job], workers: int) -> Iterator[SeedResult]:
         import joblib  # noqa: PLC0415 - an extra
     except ImportError as error:
         raise MissingExtraError("More than one worker", "sim") from error
-    parallel = joblib.Parallel(n_jobs=min(workers, len(jobs)), return_as="generator_unordered", batch_size=1)
-    results: Any = parallel(joblib.delayed(_away)(job, os.getpid()) for job in jobs)
+    calls = [joblib.delayed(_away)(job, os.getpid()) for job in jobs]
+    count = min(workers, len(jobs))
+    try:
+        parallel = joblib.Parallel(n_jobs=count, return_as="generator_unordered", batch_size=1)
+    except ValueError:  # Ray's backend gives lists only: short ones, so that what is finished is kept
+        for start in range(0, len(calls), 2 * count):
+            yield from joblib.Parallel(n_jobs=count)(calls[start : start + 2 * count])
+        return
+    results: Any = parallel(calls)
     with contextlib.closing(results):
         yield from results
 
@@ -244,6 +251,3 @@ def _contiguous(piece: Episode) -> Episode:
         cost=plain(piece.cost),
         delay=plain(piece.delay),
     )
-
-
-__all__ = ["PIECE", "Job", "SeedResult", "Simulated", "horizon_of", "play_seed", "simulate"]
