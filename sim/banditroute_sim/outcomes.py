@@ -6,7 +6,9 @@ arrays on disk where they are large.
 
 from __future__ import annotations
 
+import shutil
 import tempfile
+import weakref
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -278,16 +280,17 @@ class _Scratch:
     """Makes arrays: in memory, or on disk where they are large; the files go when nobody holds this any more."""
 
     def __init__(self) -> None:
-        self._folder: tempfile.TemporaryDirectory[str] | None = None
+        self._folder: Path | None = None
         self._made = 0
 
     def array(self, shape: tuple[int, ...], dtype: DTypeLike, fill: float) -> NDArray[Any]:
         if int(np.prod(shape)) * np.dtype(dtype).itemsize <= IN_MEMORY:
             return np.full(shape, fill, dtype)
         if self._folder is None:
-            self._folder = tempfile.TemporaryDirectory(prefix="banditroute-", ignore_cleanup_errors=True)
+            self._folder = Path(tempfile.mkdtemp(prefix="banditroute-"))
+            weakref.finalize(self, shutil.rmtree, self._folder, ignore_errors=True)
         self._made += 1
-        made = np.memmap(Path(self._folder.name) / f"{self._made}", dtype, "w+", shape=shape)
+        made = np.memmap(self._folder / f"{self._made}", dtype, "w+", shape=shape)
         made[:] = fill
         return np.asarray(made)
 

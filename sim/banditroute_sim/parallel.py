@@ -6,9 +6,13 @@ Dask and Ray back ends (`joblib.parallel_config`) run the same cases on a cluste
 
 from __future__ import annotations
 
+import contextlib
+import os
+import signal
+import threading
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
-from typing import TypeVar
+from typing import Any, TypeVar
 
 from rich.console import Console
 from rich.progress import MofNCompleteColumn, Progress
@@ -65,7 +69,17 @@ def _results(function: Callable[[Case], Result], cases: Sequence[Case], workers:
         from joblib import Parallel, delayed  # noqa: PLC0415 - an optional dependency
     except ImportError as error:
         raise MissingExtraError("More than one worker", "sim") from error
-    yield from Parallel(n_jobs=workers, return_as="generator")(delayed(function)(case) for case in cases)
+    run = Parallel(n_jobs=min(workers, len(cases)), return_as="generator", batch_size=1)
+    results: Any = run(delayed(_away)(function, case, os.getpid()) for case in cases)
+    with contextlib.closing(results):
+        yield from results
+
+
+def _away(function: Callable[[Case], Result], case: Case, parent: int) -> Result:
+    """Run a case in a process that leaves it to its parent to be interrupted."""
+    if os.getpid() != parent and threading.current_thread() is threading.main_thread():
+        signal.signal(signal.SIGINT, signal.SIG_IGN)
+    return function(case)
 
 
 @contextmanager

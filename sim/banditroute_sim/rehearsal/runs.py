@@ -20,7 +20,7 @@ from banditroute_sim.session import Session
 Floats = NDArray[np.float64]
 Rows = NDArray[np.int64]
 
-BINS: Final = 60  # of a stream, in figures
+BINS: Final = 32  # of a stream, in figures
 _LOOKS: Final = 30  # times that what was learned is looked at
 _FIRST_LOOK: Final = 20
 _LOOKED_AT: Final = 256  # requests that it is judged on

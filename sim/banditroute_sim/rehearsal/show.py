@@ -32,12 +32,12 @@ Floats = NDArray[np.float64]
 
 _WIDE: Final = 110  # columns of a page in a pipe
 _EXPECTED: Final = (
-    ("quality_change", "change in quality", "{:+.4f}"),
-    ("saving", "saving", "{:.1%}"),
-    ("mean_quality", "quality", "{:.4f}"),
-    ("present_quality", "quality today", "{:.4f}"),
-    ("mean_cost_usd", "USD per request", "${:.3g}"),
-    ("present_cost_usd", "USD per request today", "${:.3g}"),
+    ("quality_change", "change in quality", 1.0, "{:+.4f}"),
+    ("saving", "saving", 100.0, "{:.1f}%"),
+    ("mean_quality", "quality", 1.0, "{:.4f}"),
+    ("present_quality", "quality today", 1.0, "{:.4f}"),
+    ("mean_cost_usd", "cost per 1,000", 1e3, "${:.3g}"),
+    ("present_cost_usd", "cost today", 1e3, "${:.3g}"),
 )
 _ENDS: Final = ("value", "low", "high", "worst_decile")
 
@@ -54,7 +54,7 @@ def lead(result: Mapping[str, Any]) -> str:
     """Return what is expected in a sentence or two."""
     saved, change = result["expected"]["saving"], result["expected"]["quality_change"]
     level = f"{result['confidence']:.0%}"
-    days = "" if result["days"] is None else f", {number(result['days'])} days at your traffic"
+    days = "" if result["days"] is None else f", {result['days']:,.1f} days at your traffic"
     return (
         f"Over {result['requests']:,} requests{days}, against {result['present_policy']}: {saved['value']:.1%} of the "
         f"cost saved ({level} interval {saved['low']:.1%} to {saved['high']:.1%}), quality {change['value']:+.4f} "
@@ -80,7 +80,7 @@ def confident_text(result: Mapping[str, Any], loss: float) -> str:
 
 
 def _days(days: float | None) -> str:
-    return "" if days is None else f" ({number(days)} days)"
+    return "" if days is None else f" ({days:,.2f} days)"
 
 
 def happened(one: Mapping[str, Any]) -> str:
@@ -100,9 +100,9 @@ def happened(one: Mapping[str, Any]) -> str:
 def expected_rows(result: Mapping[str, Any]) -> list[list[str]]:
     """Return the forecasts, written out."""
     rows = []
-    for key, title, form in _EXPECTED:
+    for key, title, scale, form in _EXPECTED:
         found = [result["expected"][key][end] for end in _ENDS]
-        rows.append([title, *("–" if one is None else form.format(one) for one in found)])
+        rows.append([title, *("–" if one is None else form.format(scale * one) for one in found)])
     return rows
 
 
@@ -282,7 +282,7 @@ def _scenarios(page: Page, rehearsal: Rehearsal) -> None:
         "quality",
         "without the change",
         "today's policy",
-        "USD per request",
+        "USD per 1,000",
         "without the change",
         "today's policy",
     )
