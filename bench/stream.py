@@ -20,7 +20,7 @@ import subprocess
 import sys
 import threading
 import time
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -35,7 +35,7 @@ from bench.harness import Report, Row, interleave, options, progress, progress_d
 
 WARM = 0.2  # of the requests: imports, compiled code, first derives and full buffers come before measuring
 PATIENCE = 120.0
-TRACED_FUNCTIONS = 90
+TRACED_FUNCTIONS = 40
 PACKAGES = ("banditroute", "aiokafka", "confluent-kafka", "orjson", "msgspec", "numpy", "numba", "uvloop")
 
 
@@ -196,7 +196,7 @@ class Bench:
         """Write the requests, placed as Java's producers place them."""
         from confluent_kafka import Producer
 
-        self._create([self.source])
+        self.create([self.source])
         producer = Producer({"bootstrap.servers": self.bootstrap, "linger.ms": 20, "compression.type": "lz4"})
         batch = list(requests(self.count))
         homes = partitions_of([key for key, _ in batch], PARTITIONS)[:, 0]
@@ -210,13 +210,17 @@ class Bench:
         if producer.flush(PATIENCE):
             raise SystemExit(f"bench.stream: the broker at {self.bootstrap} did not take the requests")
 
-    def _create(self, topics: Sequence[str]) -> None:
+    def create(self, topics: Sequence[str]) -> None:
         from confluent_kafka.admin import AdminClient, NewTopic
 
         self._topics += topics
         admin = AdminClient({"bootstrap.servers": self.bootstrap})
         for made in admin.create_topics([NewTopic(name, PARTITIONS, 1) for name in topics]).values():
             made.result(30)
+
+    def created(self, topics: Iterable[str]) -> None:
+        """Take note of topics that somebody else creates."""
+        self._topics += topics
 
     def delete(self) -> None:
         """Remove every topic of this run."""
@@ -238,11 +242,11 @@ class Bench:
         stop = threading.Event()
         feeder = None
         if who == "echo":
-            self._create([topics["decisions"]])
+            self.create([topics["decisions"]])
         else:  # the engine makes the others itself, with --init
-            self._create([topics["decisions"], topics["feedback"]])
-            self._topics += [name for key, name in topics.items() if key in OURS[3:]]
-            feeder = threading.Thread(target=self._feed, args=(topics["decisions"], topics["feedback"], stop))
+            self.create([topics["decisions"], topics["feedback"]])
+            self.created(name for key, name in topics.items() if key in OURS[3:])
+            feeder = threading.Thread(target=self.feed, args=(topics["decisions"], topics["feedback"], stop))
             feeder.start()
         roots = os.pathsep.join(str(ROOT / folder) for folder in (".", "features", "sim", "scripts"))
         path = os.pathsep.join(filter(None, [roots, os.environ.get("PYTHONPATH")]))
@@ -265,7 +269,7 @@ class Bench:
         result: dict[str, Any] = json.loads(done.stdout)
         return result
 
-    def _feed(self, decisions: str, target: str, stop: threading.Event) -> None:
+    def feed(self, decisions: str, target: str, stop: threading.Event) -> None:
         """Answer 30 % of the decisions as they appear (librdkafka, outside of the measured process)."""
         from confluent_kafka import Consumer, Producer, TopicPartition
 

@@ -80,7 +80,8 @@ class Engine(_Table, frozen=True, kw_only=True):
     """How the engine runs."""
 
     mode: Literal["active", "shadow", "frozen"] = "active"
-    max_batch: Annotated[int, Meta(ge=1, le=10_000)] = 512
+    max_batch: Annotated[int, Meta(ge=1, le=10_000)] = 1024
+    linger: Duration | None = None
     max_queue: Annotated[int, Meta(ge=1, le=1_000_000)] = 4096
     publish_interval: Duration = Duration(1.0)
     derive_interval: Duration = Duration(0.01)

@@ -8,7 +8,7 @@ from typing import Final
 import numpy as np
 from numpy.typing import NDArray
 
-BITS: Final = 12
+BITS: Final = 11
 BLOCK: Final = 1 << BITS  # rows
 #: id, quality, sd, log_tokens and cost predicted for the decided model, tenant, input tokens, timestamp as a difference
 #: to the block's first, kind of decision, segment, flags, quality votes on, first slot

@@ -1,4 +1,4 @@
-"""From a request's hash to its decisions: open addressing, about eleven bytes per entry."""
+"""From a request's hash to its decisions: open addressing, ten to eleven bytes per entry."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from banditroute.flow import _kernels_index
 
 _LEAST: Final = 64
 _FULLEST: Final = 0.8
-_GROWTH: Final = 1.2
+_GROWTH: Final = 1.1  # small steps: between 10 and 11 bytes per entry
 _EMPTIEST: Final = 0.25  # below this the table shrinks
 
 

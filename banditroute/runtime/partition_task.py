@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import math
 import time
 from collections import deque
 from collections.abc import Coroutine, Iterable, Sequence
@@ -73,6 +74,8 @@ class PartitionTask:
         self._position: int | None = None
         self.dead_in_flight = 0
         self._too_large = False  # the alert was written
+        self._decided_at = -math.inf  # when the last batch began, on the loop's clock
+        self._lingering: asyncio.TimerHandle | None = None
 
     # -- life --------------------------------------------------------------------------------------
 
@@ -111,6 +114,8 @@ class PartitionTask:
         self._engine.client.unfollow([self.journal])
         for job in self._jobs.values():
             job.cancel()
+        if self._lingering is not None:
+            self._lingering.cancel()
         self._requests.clear()
         self._records.clear()
 
@@ -166,7 +171,7 @@ class PartitionTask:
             self.kick()
 
     def kick(self) -> None:
-        """Decide the next batch unless one is unacknowledged."""
+        """Decide the next batch unless one is unacknowledged, or a fuller one is worth waiting for."""
         if (
             self.state is not TaskState.RUNNING
             or not self._requests
@@ -174,9 +179,22 @@ class PartitionTask:
             or "gap" in self._jobs
         ):
             return
-        count = min(len(self._requests), self._engine.config.engine.max_batch)
+        engine = self._engine.config.engine
+        count = min(len(self._requests), engine.max_batch)
+        if engine.linger and count < engine.max_batch:
+            # requests that come one by one find the last batch long ago: only a stream of them waits
+            wait = self._decided_at + engine.linger - asyncio.get_running_loop().time()
+            if wait > 0:
+                if self._lingering is None:
+                    self._lingering = asyncio.get_running_loop().call_later(wait, self._lingered)
+                return
+        self._decided_at = asyncio.get_running_loop().time() if engine.linger else 0.0
         records = [self._requests.popleft() for _ in range(count)]
         self._start("decide", self._decide(records))
+
+    def _lingered(self) -> None:
+        self._lingering = None
+        self.kick()
 
     async def _decide(self, records: list[InputRecord]) -> None:
         engine, partition = self._engine, self._running()
@@ -296,8 +314,9 @@ class PartitionTask:
         if self.state is not TaskState.RUNNING:
             return
         self._settle_debts()
+        feedback = self._engine.config.feedback
+        expire = expire or len(self._running().learner.pending) > feedback.max_open
         if expire and "journal-append" not in self._jobs:
-            feedback = self._engine.config.feedback
             record = self._running().expiry(now_ms, 1000.0 * feedback.join_window, feedback.max_open)
             if record is not None:
                 self._start("journal-append", self._append([record]))
