@@ -14,6 +14,7 @@ import typer
 from banditroute.catalog import MAX_USD_PER_MTOK
 from banditroute.cli_evaluate import evaluate, export_log
 from banditroute.cli_features import features_app
+from banditroute.cli_state import state_app
 from banditroute.config import Config, Logging, load
 from banditroute.errors import BanditrouteError, ConfigError, DataSetError
 from banditroute.events import PauseEdit, PriceEdit
@@ -31,6 +32,7 @@ control_app = typer.Typer(help="Numbered edits that every engine applies.", no_a
 app.add_typer(topics_app, name="topics")
 app.add_typer(control_app, name="control")
 app.add_typer(features_app, name="features")
+app.add_typer(state_app, name="state")
 app.command("evaluate")(evaluate)
 app.command("export-log")(export_log)
 

@@ -243,11 +243,11 @@ class World:
                 assert poison <= told, poison - told
 
 
-def prove_witnesses(results: Mapping[int, naive.Result], count: int) -> None:
+def prove_witnesses(results: Mapping[int, naive.Result], count: int, kind: str = "score") -> None:
     """Demand that every vote of 2**-k is in the sum once."""
     total = 0.0
     for result in results.values():
-        row = result.rows.get(("small", 0, "score"))
+        row = result.rows.get(("small", 0, kind))
         total += row[3] if row is not None else 0.0
     bits = total * 2.0**count
     assert bits == 2.0**count - 1, f"the bits of {count} votes are {int(bits):b}"
