@@ -140,6 +140,14 @@ def parse_header(header: bytes) -> Header:
     return Header(offset, spec.hex(), shadow, counted, tokens, _names(header[names:], k), x, predictions)
 
 
+def replace_context(header: bytes, spec_id: str, x: npt.NDArray[np.float32]) -> bytes:
+    """Return a header with the context float32[d] of another spec; predictions stay as logged."""
+    d = len(parse_header(header).x)
+    magic, version, _, k, flags, tokens, _, offset = _FIXED.unpack_from(header)
+    fixed = _FIXED.pack(magic, version, len(x), k, flags, tokens, bytes.fromhex(spec_id), offset)
+    return fixed + x.astype("<f4").tobytes() + header[_FIXED.size + 4 * d :]
+
+
 @lru_cache(maxsize=256)
 def _names(blob: bytes, k: int) -> tuple[ModelKey, ...]:
     keys = []

@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import signal
-from collections.abc import Coroutine
+from collections.abc import Awaitable, Callable, Coroutine
 from typing import Any, TypeVar
 
 from banditroute.config import Config
@@ -18,7 +18,7 @@ from banditroute.router import learner_settings, make_encoder, make_warm_start
 from banditroute.runtime import collector
 from banditroute.runtime.engine import Engine
 from banditroute.runtime.kafka import KafkaClient
-from banditroute.runtime.ports import AppendFailed
+from banditroute.runtime.ports import AppendFailed, Client
 from banditroute.runtime.topics import Spec, check_topics, create_topics, read_state, state_bytes
 
 T = TypeVar("T")
@@ -63,6 +63,16 @@ async def serve(config: Config, *, init: bool) -> None:
 def _spec(config: Config) -> Spec:
     spec = make_encoder(config).spec
     return Spec(spec.d, spec.spec_id, learner_settings(config))
+
+
+async def with_client(config: Config, work: Callable[[Client, Config, Spec], Awaitable[T]]) -> T:
+    """Do something with a started client and the feature spec of a configuration."""
+    client = KafkaClient(config)
+    await client.start()
+    try:
+        return await work(client, config, _spec(config))
+    finally:
+        await client.stop()
 
 
 async def create(config: Config, now_ms: int) -> list[str]:

@@ -135,7 +135,10 @@ async def read_state(
             "`banditroute topics create`"
         )
     if newest is None and damaged:
-        raise StateError(f"no state record of partition {partition} can be used: {damaged[-1]}")
+        raise StateError(
+            f"no state record of partition {partition} can be used: {damaged[-1]}; write one anew from the logs with "
+            "`banditroute state rebuild --publish`"
+        )
     return newest, end, damaged
 
 

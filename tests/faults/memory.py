@@ -11,6 +11,7 @@ from contextlib import asynccontextmanager
 from typing import Any
 
 from banditroute.flow.decider import InputRecord, OutputRecord
+from banditroute.flow.snapshot import decode_state
 from banditroute.runtime.engine import Engine
 from banditroute.runtime.memory import MemoryBroker, MemoryClient
 from banditroute.runtime.ports import Ack, TopicPartition
@@ -107,7 +108,7 @@ class World:
             "max_batch": 7,
             **tables.pop("engine", {}),
         }
-        feedback = {"max_parked": 5, "max_open": 25, **tables.pop("feedback", {})}
+        feedback = {"max_parked": 5, "max_open": 5, **tables.pop("feedback", {})}
         learning = {"half_life": "64s", "drift_alerts": False, **tables.pop("learning", {})}
         self.stream = Stream(broker, engine=engine, feedback=feedback, learning=learning, **tables)
         self.ids: list[str] = []
@@ -169,8 +170,8 @@ class World:
             await stream.feedback(ids[4:6], value=1.0, tenant="rival")  # foreign
             await stream.feedback(ids[5:6], kind="withdraw", voter="nobody")  # rejected
             await stream.feedback([f"never-{len(self.ids)}"])  # an orphan in the end
-            if self.ids[:-30]:
-                await stream.feedback([chance.choice(self.ids[:-30])], feedback_id="late")
+            if self.ids[:-8]:
+                await stream.feedback([chance.choice(self.ids[:-8])], feedback_id="late")
             await stream.raw(stream.names.feedback, 0, b"{")
             await stream.raw(stream.names.requests, chance.randrange(PARTITIONS), b"[")
             if chance.random() < 0.3:
@@ -194,8 +195,22 @@ class World:
         """Wait, but not for ever."""
         await self.stream.until(condition, PATIENCE)
 
-    async def finish(self) -> Engine:
-        """One last engine reads what is left and stops in order."""
+    async def finish(self) -> None:
+        """Last engines read what is left and stop in order; one may still expire something behind its last state."""
+        await self._finish()
+        while not self.covered():
+            await self._finish()
+
+    def covered(self) -> bool:
+        """Whether the newest state records cover the journals."""
+        names, log = self.stream.names, self.log
+        return all(
+            decode_state(log.log(names.state, partition)[-1].value).j
+            == len(log.log(names.journal, partition))
+            for partition in range(PARTITIONS)
+        )
+
+    async def _finish(self) -> None:
         engine = self.engine()
         await engine.start()
         try:
@@ -204,10 +219,9 @@ class World:
             await engine.stop()
         if engine.failure is not None:
             raise engine.failure
-        return engine
 
     async def prove(self) -> tuple[dict[str, int], int]:
-        """Oracle, ledger, reasons, one first decision each, the witnesses; return ledger and later decisions."""
+        """Oracle, ledger, reasons, one first decision each, witnesses; return the ledger and the later decisions."""
         results = await self.stream.prove()
         later = await self.stream.prove_one_decision_each(self.ids)
         ledger = counts(results)
@@ -229,11 +243,11 @@ class World:
                 assert poison <= told, poison - told
 
 
-def prove_witnesses(results: Mapping[int, naive.Result], count: int) -> None:
+def prove_witnesses(results: Mapping[int, naive.Result], count: int, kind: str = "score") -> None:
     """Demand that every vote of 2**-k is in the sum once."""
     total = 0.0
     for result in results.values():
-        row = result.rows.get(("small", 0, "score"))
+        row = result.rows.get(("small", 0, kind))
         total += row[3] if row is not None else 0.0
     bits = total * 2.0**count
     assert bits == 2.0**count - 1, f"the bits of {count} votes are {int(bits):b}"

@@ -6,6 +6,8 @@ import asyncio
 
 import pytest
 
+from banditroute.flow.decider import OutputRecord
+from banditroute.flow.snapshot import State, decode_state
 from banditroute.runtime.topics import create_topics
 from tests.faults.memory import Mortal, World, kill, start
 
@@ -92,6 +94,56 @@ async def test_members_that_come_and_go_all_the_time_change_nothing(seed: int) -
     await world.until(world.finished)
     for member in members:
         await kill(member)
+    await world.finish()
+    await world.prove()
+
+
+@pytest.mark.parametrize("seed", range(3))
+@pytest.mark.parametrize("offsets", ["expired", "set back"])
+async def test_committed_offsets_are_a_hint_and_nothing_rests_on_them(offsets: str, seed: int) -> None:
+    world = World(seed)
+    await world.create()
+    for _ in range(4):
+        await world.traffic(2)
+        async with world.running():
+            await world.until(world.finished)
+        if offsets == "expired":
+            world.log.committed.clear()
+        else:
+            world.log.committed.update(dict.fromkeys(world.log.committed, 0))
+    await world.finish()
+    ledger, later = await world.prove()
+    assert later == 0, "what was decided is not decided again"
+    assert ledger["copied_twice"] > 100
+
+
+async def test_what_a_board_knows_of_others_never_goes_backwards_and_owners_publish_again() -> None:
+    world = World(1)
+    await world.create()
+    names = world.stream.names
+    async with world.running() as first, world.running() as second:
+        await world.until(lambda: len(first.partitions) == len(second.partitions) == 2)
+        ours, theirs = min(first.partitions), min(second.partitions)
+        seen: list[int] = []
+        real = first.learning.put
+
+        def put(state: State, *, ours: bool = False) -> None:
+            real(state, ours=ours)
+            seen.append(first.learning.state_of(theirs).j)
+
+        first.learning.put = put  # type: ignore[method-assign]
+        for _ in range(3):
+            await world.traffic(2)
+            await world.until(world.finished)
+            await asyncio.sleep(0.05)
+            for partition in (ours, theirs):  # a former owner's last word comes late
+                old = world.log.log(names.state, partition)[0]
+                world.log.add(names.state, partition, [OutputRecord(old.key, old.value or b"")])
+        log = world.log.log(names.state, theirs)
+        await world.until(lambda: decode_state(log[-1].value).j == len(world.log.log(names.journal, theirs)))
+        await world.until(lambda: bool(seen) and seen[-1] == decode_state(log[-1].value).j)
+        assert seen == sorted(seen)
+        assert seen[-1] > seen[0]
     await world.finish()
     await world.prove()
 

@@ -1,0 +1,100 @@
+"""Produce errors and lost acknowledgements over the real protocol: librdkafka's mock cluster answers as it is told."""
+
+from __future__ import annotations
+
+import asyncio
+import ctypes
+import random
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from banditroute.runtime.embedded import EmbeddedBroker
+from tests.brokers import Broker
+from tests.stream.harness import Stream, counts
+
+confluent_kafka = pytest.importorskip("confluent_kafka")
+
+pytestmark = [pytest.mark.asyncio, pytest.mark.embedded, pytest.mark.slow]
+
+PRODUCE = 0  # the number of the request in Kafka's protocol
+NOT_LEADER, NOT_ENOUGH_REPLICAS, TRANSPORT = 6, 19, -195
+
+
+class Mock:
+    """The mock cluster of an embedded broker, told by librdkafka's own functions what to answer."""
+
+    def __init__(self, broker: EmbeddedBroker) -> None:
+        folder = Path(confluent_kafka.__file__).resolve().parent
+        libraries = sorted(folder.parent.glob("confluent_kafka.libs/librdkafka*"))
+        if not libraries:
+            pytest.skip("librdkafka is not a library of its own in this build of confluent-kafka")
+        self._library: Any = ctypes.CDLL(str(libraries[0]))
+        self._library.rd_kafka_handle_mock_cluster.restype = ctypes.c_void_p
+        self._library.rd_kafka_handle_mock_cluster.argtypes = [ctypes.c_void_p]
+        # the first field of confluent-kafka's handle, behind the two of every Python object
+        handle = ctypes.c_void_p.from_address(id(broker._owner) + 16).value
+        self._cluster = ctypes.c_void_p(self._library.rd_kafka_handle_mock_cluster(handle))
+        assert self._cluster.value
+
+    def fail(self, *errors: int) -> None:
+        """Answer the next produce requests so; nothing is appended."""
+        codes = (ctypes.c_int * len(errors))(*errors)
+        self._library.rd_kafka_mock_push_request_errors_array(
+            self._cluster, ctypes.c_int16(PRODUCE), ctypes.c_size_t(len(errors)), codes
+        )
+
+    def delay(self, count: int, milliseconds: int) -> None:
+        """Append what the next produce requests bring, and answer when nobody waits any more."""
+        pairs = [ctypes.c_int(value) for _ in range(count) for value in (0, milliseconds)]
+        self._library.rd_kafka_mock_broker_push_request_error_rtts(
+            self._cluster, ctypes.c_int32(1), ctypes.c_int16(PRODUCE), ctypes.c_size_t(count), *pairs
+        )
+
+
+@pytest.fixture
+def embedded() -> Iterator[EmbeddedBroker]:
+    with EmbeddedBroker() as broker:
+        yield broker
+
+
+@pytest.mark.parametrize("seed", range(2))
+async def test_produce_errors_and_lost_acknowledgements_change_nothing(
+    embedded: EmbeddedBroker, seed: int
+) -> None:
+    chance = random.Random(seed)
+    stream = Stream(
+        Broker("embedded", embedded.bootstrap, False, False, False, False),
+        kafka={"request_timeout": "1s"},
+        engine={"max_batch": 10},
+    )
+    mock = Mock(embedded)
+    ids: list[str] = []
+    async with stream.users():
+        async with stream.running(init=True) as engine:
+            for _ in range(6):
+                fresh = await stream.request(30)
+                await stream.feedback(fresh, feedback_id="once")
+                ids += fresh
+                if chance.random() < 0.5:
+                    mock.fail(
+                        *chance.choices(
+                            [NOT_LEADER, NOT_ENOUGH_REPLICAS, TRANSPORT], k=chance.randrange(1, 6)
+                        )
+                    )
+                else:
+                    mock.delay(chance.randrange(1, 4), 1500)
+                await asyncio.sleep(0.2)
+            mock.delay(3, 1500)
+            fresh = await stream.request(30)
+            await stream.until(lambda: engine.stats.decisions > 0)
+            ids += fresh
+            total = len(ids)
+            await stream.until(lambda: engine.ledger()["first"] == total)
+            await stream.until(lambda: engine.ledger()["applied"] == total - 30)
+        ledger = counts(await stream.prove())
+        later = await stream.prove_one_decision_each(ids)
+        assert ledger.get("later", 0) == later
+        assert ledger["applied"] == len(ids) - 30
