@@ -14,13 +14,10 @@ import typer
 from banditroute.catalog import MAX_USD_PER_MTOK
 from banditroute.cli_evaluate import evaluate, export_log
 from banditroute.cli_features import features_app
-<<<<<<< HEAD
 from banditroute.cli_rehearse import rehearse
 from banditroute.cli_replay import replay
 from banditroute.cli_simulate import simulate
-=======
 from banditroute.cli_state import state_app
->>>>>>> 2906e8411a490bdd58fe7174664966f32d4d50a4
 from banditroute.config import Config, Logging, load
 from banditroute.errors import BanditrouteError, ConfigError, DataSetError
 from banditroute.events import PauseEdit, PriceEdit

@@ -8,6 +8,7 @@ from typing import Any, NamedTuple, cast
 
 import msgspec
 import numpy as np
+from msgspec.structs import replace
 from numpy.typing import NDArray
 
 from banditroute.config import Config
@@ -214,4 +215,5 @@ class _EncodedAnew:
         x = self._contexts.get(request_offset_of(header))
         if x is None:
             return record
-        return record._replace(headers=[(HEADER_NAME, replace_context(header, self._spec_id, x))])
+        headers = [(HEADER_NAME, replace_context(header, self._spec_id, x))]
+        return replace(record, headers=headers)

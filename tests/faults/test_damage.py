@@ -9,6 +9,7 @@ import zlib
 from typing import Any
 
 import pytest
+from msgspec.structs import replace
 
 from banditroute.errors import StateError
 from banditroute.flow.decider import OutputRecord
@@ -217,7 +218,7 @@ async def test_input_that_retention_removed_before_it_was_read_is_an_alert(topic
     await world.stream.raw(name, 3, *[b"[" if topic == "requests" else b"{"] * 5)
     world.log.retain(name, 3, before + 5)
     world.log.logs[name][3][before : before + 5] = [
-        record._replace(value=b"gone") for record in world.log.log(name, 3)[before : before + 5]
+        replace(record, value=b"gone") for record in world.log.log(name, 3)[before : before + 5]
     ]
     await world.traffic(1)
     await world.finish()
@@ -239,7 +240,7 @@ async def test_a_log_whose_last_record_is_another_one_is_refused() -> None:
     for topic in ("journal", "decisions"):
         world = await learned(12)
         log = world.log.log(getattr(world.stream.names, topic), 1)
-        log[-1] = log[-1]._replace(value=(log[-1].value or b"") + b" ")
+        log[-1] = replace(log[-1], value=(log[-1].value or b"") + b" ")
         assert "truncated or replaced" in await refusal(world.engine())
 
 
