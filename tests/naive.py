@@ -472,12 +472,10 @@ class Evidence:
         y: float | None = None
         if tokens is not None:
             y = math.log1p(tokens)
-            expected = tokens if math.isnan(prediction.log_tokens) else math.expm1(prediction.log_tokens)
             row[7] += w
             row[8] += w * y
             row[9] += (w * y) * y
             row[10] += w * tokens
-            row[11] += w * expected
             tx += w * x
             self.shared[0] += w_shared
             tb += (w_shared * y) * x

@@ -54,7 +54,6 @@ def add(row, shared, x, vote, weight, shared_weight, count):
         row[8] += w * y
         row[9] += (w * y) * y
         row[10] += w * tokens
-        row[11] += w * (tokens if math.isnan(log_tokens_pred) else math.expm1(log_tokens_pred))
         shared[0] += shared_weight
         for i in range(d):
             row[tx + i] += w * xs[i]

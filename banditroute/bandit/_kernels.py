@@ -2,8 +2,6 @@
 
 No kernel here sums with a reassociated reduction, a fused multiply-add or BLAS. Eight models are worked on side by
 side, every sum in the order of its index, so a posterior is the same on every processor that runs the same code.
-Kernels that call each other live in this one file, because numba's cache does not notice a changed callee in another
-one.
 """
 
 from __future__ import annotations
@@ -13,18 +11,20 @@ from typing import Any
 
 import numpy as np
 
-from banditroute.bandit._kernels_lanes import (
-    TILE,
+from banditroute.bandit._kernels_lanes import TILE
+from banditroute.bandit._kernels_tiles import (
+    mirror_tile,
     multiply_4,
-    multiply_tile,
+    negate_tile,
     reduce_1,
     reduce_4,
+    reduce_block,
     reduce_tile,
     subtract_row,
 )
 from banditroute_features.compile import njit_cached
 
-kernel = njit_cached()
+kernel = njit_cached(error_model="numpy")  # the branch of a checked division would keep loops scalar
 
 LANES = 8  # models that are worked on side by side
 TINY = 1e-9  # evidence with a smaller sum of weights is what rounding left of a withdrawal
@@ -70,10 +70,10 @@ def _invert(p: Any, root: Any, diagonal: Any, inverse: Any) -> None:
     d, step = p.shape[0], p.shape[1]
     _factor(p, diagonal, inverse)
     flat, across, pivots = p.reshape(-1), root.reshape(-1), inverse.reshape(-1)
-    root[:] = 0.0
     for top in range(0, d, TILE):
+        root[top : top + TILE, top : top + TILE] = 0.0
         for j in range(0, top, TILE):
-            reduce_tile(
+            negate_tile(
                 across,
                 j * step + j,
                 step,
@@ -106,11 +106,8 @@ def _invert(p: Any, root: Any, diagonal: Any, inverse: Any) -> None:
             root[i, i] = inverse[i]
     for i in range(0, d, TILE):
         for j in range(0, i + 1, TILE):
-            at, to = i * step + i, i * step + j
-            multiply_tile(across, at, step, across, j * step + i, step, d - i, pivots, 0, flat, to, step)
-    for i in range(d):
-        for j in range(i):
-            p[j, i] = p[i, j]
+            at, to, over = i * step + i, i * step + j, j * step + i
+            mirror_tile(across, at, step, across, over, step, d - i, pivots, over, flat, to, step)
 
 
 @kernel
@@ -130,8 +127,8 @@ def _covariances(a: Any, kappa: Any, root: Any, diagonal: Any, inverse: Any, v: 
     (V_ii > 1/kappa_i, which no evidence can do), and only the diagonal is believed.
     """
     d = kappa.shape[0]
-    v[:] = a
     for i in range(v.shape[0]):
+        v[i, :i] = a[i, :i]
         for lane in range(LANES):
             v[i, i, lane] = max(a[i, i, lane], 0.0) + kappa[i] if i < d else 1.0  # the padding knows nothing
         diagonal[i] = v[i, i]
@@ -179,15 +176,18 @@ def _cholesky(p: Any, d: int) -> None:
     diagonal = np.empty(d)
     for k in range(d):
         diagonal[k] = p[k, k]
-    for k in range(d):
-        top = p[k]
-        pivot = math.sqrt(max(top[k], 1e-13 * diagonal[k], 1e-300))
-        for j in range(k, d):
-            top[j] /= pivot
-        top[k] = pivot
-        for i in range(k + 1, d):
-            start = i // LANES * LANES
-            subtract_row(flat, i * wide + start, flat, k * wide + start, top[i], wide - start)
+    for top in range(0, d, TILE):
+        for start in range(top // LANES * LANES, wide, LANES):
+            reduce_block(flat, wide, top, start)
+        for k in range(top, min(top + TILE, d)):
+            line = p[k]
+            pivot = math.sqrt(max(line[k], 1e-13 * diagonal[k], 1e-300))
+            for j in range(k, d):
+                line[j] /= pivot
+            line[k] = pivot
+            for i in range(k + 1, min(top + TILE, d)):
+                start = i // LANES * LANES
+                subtract_row(flat, i * wide + start, flat, k * wide + start, line[i], wide - start)
 
 
 @kernel
@@ -323,44 +323,73 @@ def invert(p: Any, out: Any) -> None:
 
 
 @kernel
-def gather(packed: Any, group: Any, lane: int) -> None:
-    """Write a packed lower triangle to both triangles of one of eight matrices ``group[D, D + 1, 8]``."""
-    start = 0
+def tame(rows: Any, bound: float) -> bool:
+    """Return whether no number is beyond ``bound``, infinite or NaN."""
+    for k in range(rows.shape[0]):
+        row = rows[k]
+        wild = 0
+        for i in range(row.shape[0]):
+            wild += not abs(row[i]) <= bound
+        if wild > 0:
+            return False
+    return True
+
+
+@kernel
+def gather(rows: Any, start: int, group: Any) -> None:
+    """Write packed lower triangles, from column ``start`` of each row, to both triangles of ``group[D, D + 1, 8]``."""
+    count = rows.shape[0]
+    at = start
     i = 0
-    while start < packed.shape[0]:
+    while at < rows.shape[1]:
         for j in range(i + 1):
-            group[i, j, lane] = packed[start + j]
-            group[j, i, lane] = packed[start + j]
+            cell = group[i, j]
+            for lane in range(count):
+                cell[lane] = rows[lane, at + j]
+            mirror = group[j, i]
+            for lane in range(LANES):
+                mirror[lane] = cell[lane]
         i += 1
-        start += i
+        at += i
 
 
 @kernel
-def scatter(groups: Any, out: Any) -> None:
-    """Write matrices that come eight side by side to ``out[K, d, d]``, one after the other."""
-    d = out.shape[1]
-    for k in range(out.shape[0]):
-        group = groups[k // LANES]
-        for i in range(d):
-            line = out[k, i]
-            for j in range(d):
-                line[j] = group[i, j, k % LANES]
+def scatter(means: Any, covariances: Any, xbar: Any, place: Any, mu: Any, v: Any, qbar: Any) -> None:
+    """Write what comes eight models side by side to ``mu[K, d]`` and ``v[K, d, d]``, and x̄ᵀVx̄ to ``qbar[K]``.
+
+    Model k goes to ``place[k]``.
+    """
+    d, tall = mu.shape[1], means.shape[1]
+    across, out = np.zeros((tall, LANES)), np.empty((tall, LANES))
+    for i in range(d):
+        across[i] = xbar[i]
+    for g in range(means.shape[0]):
+        mean, group = means[g], covariances[g]
+        _lane_times(group, across, out)
+        for lane in range(min(LANES, len(place) - g * LANES)):
+            k = place[g * LANES + lane]
+            total = 0.0
+            for i in range(d):
+                mu[k, i] = mean[i, lane]
+                total += xbar[i] * out[i, lane]
+            qbar[k] = max(total, 0.0)
+            for i in range(d):
+                line, source = v[k, i], group[i]
+                for j in range(d):
+                    line[j] = source[j, lane]
 
 
 @kernel
-def pack(v: Any, half: Any, twice: Any) -> None:
-    """Write the lower triangles of V[K, d, d], half of the diagonal, to ``half[K, size]``; see `packing`."""
+def pack(v: Any, halves: Any) -> None:
+    """Write the half matrices of V[K, d, d] to ``halves[K, size]``; see `_kernels_lanes`."""
     for k in range(v.shape[0]):
         at = 0
         for i in range(v.shape[1]):
-            n = (i // LANES + 1) * LANES
-            line, target, copy = v[k, i], half[k, at : at + n], twice[k, at : at + n]
+            line, target = v[k, i], halves[k, at:]
             for j in range(i):
                 target[j] = line[j]
             target[i] = 0.5 * line[i]
-            for j in range(i + 1):
-                copy[j] = 2.0 * target[j]
-            at += n
+            at += (i // LANES + 1) * LANES
 
 
 @kernel

@@ -2,8 +2,7 @@
 
 Evidence is added element by element, in the order that the format fixes.
 Products and sums are rounded one by one: no fused multiply-add, no reassociation, so an oracle in plain Python reaches
-the same bits. Kernels that call each other live in one file, because numba's cache does not notice a changed callee in
-another one.
+the same bits.
 """
 
 from __future__ import annotations
@@ -13,11 +12,12 @@ from typing import Any
 
 import numpy as np
 
-from banditroute.bandit._kernels_lanes import BLOCK, TILE, downdate_row, half_row, triangle_size
-from banditroute.bandit.packing import BONUS, COLUMNS, HEADER, NOISE, QBAR
+from banditroute.bandit._kernels_lanes import TILE, add_row, dot, downdate, half_times, triangle_size
+from banditroute.bandit.packing import BONUS, COVARIANCE_AT, HEADER, LANES_AT, NOISE, QBAR, SPREAD
 from banditroute_features.compile import njit_cached
 
 kernel = njit_cached(_nrt=False)  # nothing is allocated, so no references are counted
+LARGEST = 1e100  # a quality beyond this counts as this: its square and its product with a context stay finite
 CLIP = 2.5  # a standardised residual beyond this counts as this much
 
 
@@ -67,15 +67,12 @@ def _add_quality(row: Any, x: Any, q: float, q_pred: float, sd: float, w: float,
 
 
 @kernel
-def _add_tokens(
-    row: Any, shared: Any, x: Any, tokens: float, y: float, pred: float, w: float, ws: float
-) -> None:
+def _add_tokens(row: Any, shared: Any, x: Any, tokens: float, y: float, w: float, ws: float) -> None:
     d = x.shape[0]
     row[7] += w
     row[8] += w * y
     row[9] += (w * y) * y
     row[10] += w * tokens
-    row[11] += w * (tokens if math.isnan(pred) else pred)
     tx = row[24 + 2 * d : 24 + 3 * d]
     shared[0] += ws
     tb = shared[1 : 1 + d]
@@ -96,7 +93,6 @@ def add_vote(
     sd_pred: float,
     tokens: float,
     y: float,
-    tokens_pred: float,
     cost: float,
     cost_pred: float,
     log_latency: float,
@@ -108,7 +104,7 @@ def add_vote(
     count: float,
 ) -> bool:
     """Add one vote to the evidence of its model; return False, and write nothing, if any number is infinite."""
-    if _any_infinite(x, (quality, quality_pred, sd_pred, tokens, y, tokens_pred, cost, cost_pred)):
+    if _any_infinite(x, (quality, quality_pred, sd_pred, tokens, y, cost, cost_pred)):
         return False
     if math.isinf(input_tokens) or math.isinf(input_pred):
         return False
@@ -117,7 +113,7 @@ def add_vote(
     if not math.isnan(quality):
         _add_quality(row, x, quality, quality_pred, sd_pred, weight, count)
     if not math.isnan(tokens):
-        _add_tokens(row, shared, x, tokens, y, tokens_pred, weight, shared_weight)
+        _add_tokens(row, shared, x, tokens, y, weight, shared_weight)
     if not math.isnan(cost):
         row[12] += weight
         row[13] += weight * cost
@@ -136,99 +132,87 @@ def add_vote(
 
 
 @kernel
-def _widen(x: Any, out: Any) -> None:
-    """Copy a context to float64 and pad it with zeros."""
-    for i in range(x.shape[0]):
-        out[i] = x[i]
-    out[x.shape[0] :] = 0.0
+def _load(state: Any, x: Any) -> bool:
+    """Copy a context to the scratch space of a state, in float64 and float32; return whether all of it is finite."""
+    wide, start = int(state[2]), int(state[COVARIANCE_AT])
+    at = start // 2 - 3 * wide
+    wide_x, narrow_x = state[at : at + wide], state.view(np.float32)[start - 2 * wide : start - wide]
+    for i in range(x.shape[0]):  # the padding is and stays 0
+        wide_x[i] = x[i]
+        narrow_x[i] = x[i]
+    return math.isfinite(dot(state, at, state, at, wide))  # a square of float32 is no infinity of float64
 
 
 @kernel
-def _half_times(w: Any, x: Any, out: Any, own: Any) -> None:
-    """Write (W + Wᵀ) x for a packed half matrix; ``own`` is scratch space."""
-    out[:] = 0.0
-    at = 0
-    for i in range(x.shape[0]):
-        n = (i // BLOCK + 1) * BLOCK
-        own[i] = half_row(w, at, x, x[i], n, out)
-        at += n
-    for i in range(x.shape[0]):  # not at once: vectors of ``out`` are on their way
-        out[i] += own[i]
+def _expect(state: Any, k: int) -> tuple[float, float]:
+    """Return xᵀmu and xᵀVx of model k under the working copy, x being in the scratch space, which receives Vx."""
+    wide, start = int(state[2]), int(state[COVARIANCE_AT])
+    at, small = start // 2 - 3 * wide, state.view(np.float32)
+    half_times(small, start + k * triangle_size(wide), small, start - 2 * wide, wide, small, start - wide)
+    vx, narrow_vx = state[at + wide : at + 2 * wide], small[start - wide : start]
+    for i in range(wide):
+        vx[i] = narrow_vx[i]
+    return dot(state, at, state, HEADER + k * wide, wide), dot(state, at, state, at + wide, wide)
 
 
 @kernel
-def _expect(state: Any, w: Any, x: Any, k: int) -> tuple[float, float]:
-    """Return xᵀmu and xᵀVx of model k under the working copy; the end of ``state`` receives x and Vx, padded."""
-    wide = int(state[2])
-    size = triangle_size(wide)
-    wx, vx, own = state[-3 * wide : -2 * wide], state[-2 * wide : -wide], state[-wide:]
-    _widen(x, wx)
-    _half_times(w[k * size : (k + 1) * size], wx, vx, own)
-    mu = state[HEADER + k * wide : HEADER + (k + 1) * wide]
-    mean = q = 0.0
-    for i in range(x.shape[0]):
-        mean += wx[i] * mu[i]
-        q += wx[i] * vx[i]
-    return mean, q
-
-
-@kernel
-def surprise(state: Any, w: Any, x: Any, k: int, quality: float) -> tuple[float, float]:
+def surprise(state: Any, x: Any, k: int, quality: float) -> tuple[float, float]:
     """Return how far a vote is from what the working copy expects, and the variance of that, in units of the noise."""
-    mean, q = _expect(state, w, x, k)
+    _load(state, x)
+    mean, q = _expect(state, k)
     return (quality - mean) / state[3], 1.0 + max(q, 0.0)
 
 
 @kernel
-def follow(state: Any, w: Any, t: Any, x: Any, k: int, quality: float, weight: float) -> bool:
-    """Fold one vote into the working copy; return whether that was done.
+def _update(state: Any, k: int, quality: float, weight: float) -> bool:
+    """Fold a vote on the context in the scratch space into the working copy; return whether that was done.
 
-    V ← V − c (Vx)(Vx)ᵀ and mu ← mu + c (q − xᵀmu) Vx with c = w / (1 + w xᵀVx) (Sherman and Morrison, 1950). ``w``
-    holds, per model, the lower triangle of V with half of the diagonal: with two triangles, their difference grows
-    without bound. ``t`` is twice that in float32.
+    V ← V − c (Vx)(Vx)ᵀ and mu ← mu + c (q − xᵀmu) Vx with c = w / (1 + w xᵀVx) (Sherman and Morrison, 1950). V is kept
+    as its lower triangle: with two triangles, their difference grows without bound.
     """
-    mean, q = _expect(state, w, x, k)
+    mean, q = _expect(state, k)
     error = quality - mean
     bottom = 1.0 + weight * max(q, 0.0)
     if not (bottom > 0.05) or not math.isfinite(bottom) or not math.isfinite(error):
         return False  # taking back more than is known: left to the next derive
-    models, wide = int(state[0]), int(state[2])
-    size = triangle_size(wide)
-    vx = state[-2 * wide : -wide]
+    models, wide, start = int(state[0]), int(state[2]), int(state[COVARIANCE_AT])
+    lanes, vx = int(state[LANES_AT]), start // 2 - 2 * wide
     c = weight / bottom
-    mu = state[HEADER + k * wide : HEADER + (k + 1) * wide]
-    tail = HEADER + (models // TILE + 1) * TILE * wide
-    xbar = state[tail + COLUMNS * models :]
-    project = 0.0
-    at = k * size
-    for i in range(x.shape[0]):
-        mu[i] += c * error * vx[i]
-        project += xbar[i] * vx[i]
-        downdate_row(w, t, at, i, vx, c * vx[i])
-        at += (i // BLOCK + 1) * BLOCK
-    qbar = state[tail + QBAR * models : tail + (QBAR + 1) * models]
-    qbar[k] = max(qbar[k] - c * project * project, 0.0)
-    if state[tail + BONUS * models + k] > 0.0:  # else it is not explored
-        state[tail + k] = NOISE * state[3] * math.sqrt(qbar[k])
+    add_row(state, HEADER + k * wide, state, vx, c * error, wide)
+    small = state.view(np.float32)
+    downdate(small, start + k * triangle_size(wide), small, start - wide, wide, np.float32(c))
+    project = dot(state, start // 2 - 4 * wide, state, vx, wide)
+    tail = state[HEADER + (models // TILE + 1) * TILE * wide :]
+    qbar = max(tail[QBAR * lanes + k] - c * project * project, 0.0)
+    tail[QBAR * lanes + k] = qbar
+    if tail[BONUS * lanes + k] > 0.0:  # else it is not explored
+        tail[SPREAD * lanes + k] = NOISE * state[3] * math.sqrt(qbar)
     return True
 
 
-# fmt: off
+@kernel
+def follow(state: Any, x: Any, k: int, quality: float, weight: float) -> bool:
+    """Fold one vote into the working copy; return whether that was done."""
+    return _load(state, x) and _update(state, k, quality, weight)
+
+
 @kernel
 def learn_quality(
-    row: Any, state: Any, w: Any, t: Any, x: Any, k: int, quality: float, quality_pred: float, sd_pred: float,
-    weight: float, bias: float,
-) -> bool:
-    # fmt: on
+    row: Any, state: Any, x: Any, k: int, quality: float, quality_pred: float, sd_pred: float, weight: float,
+    bias: float,
+) -> bool:  # fmt: skip
     """Add a vote that holds nothing but a quality to the evidence of its model and to the working copy.
 
-    ``weight`` and ``bias`` are those of its kind. Return False, and write nothing, if a number is infinite or the
-    context has another length.
+    ``weight`` and ``bias`` are those of its kind. A quality beyond 1e100 counts as that. Return False, and write
+    nothing, if a number is infinite or the context has another length.
     """
-    if x.shape[0] != int(state[1]) or not 0 <= k < int(state[0]):
+    d = x.shape[0]
+    if d != int(state[1]) or not 0 <= k < int(state[0]):
         return False
-    if _any_infinite(x, (quality, quality_pred, sd_pred)):
+    if math.isinf(quality) or math.isinf(quality_pred) or math.isinf(sd_pred) or not _load(state, x):
         return False
-    _add_quality(row, x, quality, quality_pred, sd_pred, 1.0, 1.0)
-    follow(state, w, t, x, k, quality - bias, weight)
+    at = int(state[COVARIANCE_AT]) // 2 - 3 * int(state[2])
+    quality = min(max(quality, -LARGEST), LARGEST)
+    _add_quality(row, state[at : at + d], quality, quality_pred, sd_pred, 1.0, 1.0)
+    _update(state, k, quality - bias, weight)
     return True

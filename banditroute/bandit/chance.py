@@ -10,7 +10,7 @@ from hashlib import blake2b
 
 import numpy as np
 
-from banditroute.bandit import _kernels_decide
+from banditroute.bandit import _kernels_chance
 
 
 def request_key(request_id: str) -> int:
@@ -58,4 +58,4 @@ def normal(seed: int, request: int, model: int) -> float:
     >>> normal(1, request_key("r-1"), model_key("small")) == normal(1, request_key("r-1"), model_key("small"))
     True
     """
-    return float(_kernels_decide.normal(np.uint64(seed), np.uint64(request), np.uint64(model)))
+    return float(_kernels_chance.normal(np.uint64(seed), np.uint64(request), np.uint64(model)))

@@ -13,13 +13,11 @@ from typing import Final, NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from banditroute.bandit._kernels_evidence import add_vote
+from banditroute.bandit._kernels_evidence import LARGEST, add_vote
 from banditroute.bandit.layout import N_FREE, Q2_FREE, Q_FREE, RES_N, RES_Z, Layout, N
 
 NAN = math.nan
-LARGEST: Final = (
-    1e100  # a vote beyond this counts as this: its square and its product with a context stay finite
-)
+MOST_LOG: Final = 700.0  # of a prediction of tokens
 
 
 class ModelKey(NamedTuple):
@@ -157,16 +155,16 @@ class Evidence:
         if LARGEST < abs(quality) < math.inf:
             quality = math.copysign(LARGEST, quality)
         given, given_pred = numbers[8:]
-        y = pred = log_latency = t = NAN
+        y = log_latency = t = NAN
         if tokens == tokens:  # not NaN
             if tokens < 0:
                 raise ValueError(f"output_tokens is a count, got {tokens}")
             y = math.log1p(tokens)
-            if log_tokens_pred == log_tokens_pred:
-                pred = math.expm1(log_tokens_pred) if log_tokens_pred < 700.0 else math.inf
         if latency == latency:
             log_latency = math.log(max(latency, 1e-3))
             t = y if y == y else log_tokens_pred if log_tokens_pred == log_tokens_pred else 0.0
+        if log_tokens_pred > MOST_LOG:
+            raise ValueError(f"log_tokens_pred is the logarithm of a finite number, got {log_tokens_pred}")
         if given < 0:
             raise ValueError(f"input_tokens is a count, got {given}")
         weight = float(weight)
@@ -175,7 +173,7 @@ class Evidence:
         new = at not in self.rows
         # fmt: off
         done = add_vote(
-            self.row(at), self.shared, x, quality, quality_pred, sd_pred, tokens, y, pred,
+            self.row(at), self.shared, x, quality, quality_pred, sd_pred, tokens, y,
             cost, cost_pred, log_latency, t, given, given_pred, weight, shared_weight, count,
         )
         # fmt: on

@@ -27,7 +27,6 @@ TOK_N: Final = 7  # sum of weights of votes with output tokens
 TOK_Y: Final = 8  # sum of weight * log1p(tokens)
 TOK_Y2: Final = 9
 TOK_SUM: Final = 10  # sum of weight * tokens
-TOK_PRED: Final = 11  # sum of weight * predicted tokens
 COST_N: Final = 12
 COST_SUM: Final = 13  # USD
 COST_PRED: Final = 14  # USD
@@ -39,7 +38,7 @@ LAT_T2: Final = 19
 LAT_TY: Final = 20
 IN_SUM: Final = 21  # sum of weight * input tokens, where the decision had estimated them
 IN_PRED: Final = 22  # sum of weight * estimated input tokens
-HEAD: Final = 24  # 23 is reserved and zero
+HEAD: Final = 24  # 11 and 23 are reserved and zero
 
 
 @dataclass(frozen=True, slots=True)

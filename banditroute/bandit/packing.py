@@ -1,14 +1,15 @@
-"""How a policy lays out what its kernels read: few flat arrays, because every array argument of a call costs time.
+"""How a policy lays out what its kernels read: one flat buffer, because every array argument of a call costs time.
 
-*State* is float64: eight numbers (models, d, d padded to 8, sigma, mean log latency, greedy, floor, and the bits of the
-seed), then one row of weights per model and the common one of log tokens, zero rows up to a multiple of four,
-then nine columns of one number per model (noise sd, token offset, token ratio, latency intercept and slope, input
-ratio, q̄, the bits of the name key, and the bonus per unit of xᵀVx; a model without bonus is not explored), then the
-mean context and scratch space for three contexts.
+A *state* is float64, with K padded to ``lanes``, a multiple of eight: sixteen numbers (models, d, d padded to 8, sigma,
+mean log latency, greedy, floor, the bits of the seed, lanes, and where the working covariance starts, in float32),
+then one row of weights per model and the common one of log tokens, zero rows up to a multiple of four, then nine
+columns of one number per model (noise sd, token offset, token ratio, latency intercept and slope, input ratio, q̄, the
+bits of the name key, and the bonus per unit of xᵀVx; a model without bonus is not explored), then the mean context,
+scratch space for two contexts in float64, and for the same in float32.
 
-The *working covariance* is float64: per model the lower triangle of V with half of the diagonal, so that V is the sum
-of it and its transpose; row i is padded with zeros to a multiple of eight. The *float32 copy* is twice that, so
-that xᵀVx is one product with the packed products of x; it has zero models up to a multiple of four.
+The *working covariance* is at the end, float32: the half matrix of every model (`_kernels_lanes`), so that
+xᵀVx is twice one product with the products of x; it has zero models up to a multiple of four. It follows votes between
+two derives, a tenth more of them, so what float32 rounds away does not add up.
 """
 
 from __future__ import annotations
@@ -27,7 +28,8 @@ if TYPE_CHECKING:  # which imports the kernels that are laid out here
 
 Floats = NDArray[np.float64]
 
-HEADER: Final = 8
+HEADER: Final = 16
+LANES_AT, COVARIANCE_AT = 8, 9  # places in the header
 COLUMNS: Final = 9
 SPREAD, TOKEN_OFFSET, TOKEN_RATIO, LATENCY, LATENCY_SLOPE, INPUT_RATIO, QBAR, NAME, BONUS = range(COLUMNS)
 NOISE: Final = 0.5  # model-level noise in units of sigma * sqrt(qbar)
@@ -54,10 +56,10 @@ def rows_of(models: int) -> int:
 
 def tail_of(state: Floats) -> tuple[Floats, Floats]:
     """Return views of the columns of a state, float64[9, K], and of its mean context, float64[d]."""
-    models, d, wide = (int(number) for number in state[:3])
+    models, d, wide, lanes = (int(state[at]) for at in (0, 1, 2, LANES_AT))
     start = HEADER + rows_of(models) * wide
-    end = start + COLUMNS * models
-    return state[start:end].reshape(COLUMNS, models), state[end : end + d]
+    end = start + COLUMNS * lanes
+    return state[start:end].reshape(COLUMNS, lanes)[:, :models], state[end : end + d]
 
 
 def weights_of(state: Floats) -> Floats:
@@ -66,29 +68,22 @@ def weights_of(state: Floats) -> Floats:
     return state[HEADER : HEADER + (models + 1) * wide].reshape(models + 1, wide)[:, :d]
 
 
-def _cells(d: int) -> tuple[NDArray[np.int64], NDArray[np.int64], NDArray[np.int64]]:
-    """Return rows and columns of a lower triangle, and the place of each element in the packed one."""
+def halves_of(state: Floats) -> NDArray[np.float32]:
+    """Return a view of the half matrices of a state: float32[K, size]."""
+    size = triangle_size(int(state[2]))
+    start = int(state[COVARIANCE_AT])
+    halves: NDArray[np.float32] = state.view(np.float32)[start : start + int(state[0]) * size]
+    return halves.reshape(-1, size)
+
+
+def covariance_of(state: Floats) -> Floats:
+    """Return a copy of the working covariance of a state: float64[K, d, d]."""
+    d = int(state[1])
     i, j = np.tril_indices(d)
     block = i // BLOCK
     start = BLOCK * BLOCK * block * (block + 1) // 2 + (i - BLOCK * block) * BLOCK * (block + 1)
-    return i, j, start + j
-
-
-def pack_covariance(v: Floats) -> tuple[Floats, NDArray[np.float32]]:
-    """Return the working covariance of V[K, d, d] and its float32 copy, both flat."""
-    models, d = len(v), v.shape[1]
-    size = triangle_size(padded(d, BLOCK))
-    half, twice = aligned(models * size), aligned(padded(models, TILE) * size, np.float32)
-    pack(v, half.reshape(models, size), twice.reshape(-1, size))
-    return half, twice
-
-
-def unpack_covariance(half: Floats, d: int) -> Floats:
-    """Return V[K, d, d] of a working covariance."""
-    table = half.reshape(-1, triangle_size(padded(d, BLOCK)))
-    i, j, place = _cells(d)
-    v = np.zeros((len(table), d, d))
-    v[:, i, j] = table[:, place]
+    v = np.zeros((int(state[0]), d, d))
+    v[:, i, j] = halves_of(state)[:, start + j]
     return v + v.transpose(0, 2, 1)
 
 
@@ -103,12 +98,14 @@ def pack_state(
 ) -> Floats:
     """Return the state of a policy whose models have the key ``names``."""
     models, d = posterior.mu.shape
-    wide = padded(d, BLOCK)
+    wide, lanes = padded(d, BLOCK), padded(models, BLOCK)
     sigma = posterior.sigma2**0.5
-    state = aligned(HEADER + rows_of(models) * wide + COLUMNS * models + 4 * wide)
+    start = HEADER + (rows_of(models) + 4) * wide + COLUMNS * lanes
+    state = aligned(start + padded(models, TILE) * triangle_size(wide) // 2)
     bits = state.view(np.uint64)
     state[:7] = models, d, wide, sigma, posterior.latency_pool, greedy, floor
     bits[7] = seed
+    state[LANES_AT], state[COVARIANCE_AT] = lanes, 2 * start
     weights = weights_of(state)
     weights[:-1], weights[-1] = posterior.mu, posterior.token_beta
     columns, mean = tail_of(state)
@@ -119,4 +116,5 @@ def pack_state(
     columns[INPUT_RATIO] = posterior.input_ratio
     columns.view(np.uint64)[NAME] = np.array(names, dtype=np.uint64)
     mean[:] = posterior.xbar
+    pack(posterior.V, halves_of(state))
     return state

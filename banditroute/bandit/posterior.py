@@ -20,7 +20,7 @@ from banditroute.bandit.evidence import Evidence
 from banditroute.bandit.kinds import PASSES, Kind, estimated, pooled, trusted_first
 from banditroute.bandit.layout import Layout
 from banditroute.bandit.prior import Block, ModelPrior, PriorConfig, check_blocks, check_models, same_prior
-from banditroute.bandit.sums import Sums, gather, grouped, matrices, one_by_one, side_by_side, vectors
+from banditroute.bandit.sums import Sums, gather, grouped, one_by_one, scattered, side_by_side
 from banditroute.bandit.usage import derive_input, derive_latency, derive_tokens
 
 Floats = NDArray[np.float64]
@@ -200,7 +200,7 @@ def derive(
     check_models(models)
     spans = check_blocks(blocks, layout.d)
     order = sorted(range(len(models)), key=lambda k: models[k].key)
-    inverse = np.argsort(np.array(order, dtype=np.int64))
+    place = np.array(order, dtype=np.intp)
     ranked = [models[k] for k in order]
     count = len(ranked)
     rows, by_kind = gather(evidence, [model.key for model in ranked])
@@ -216,32 +216,37 @@ def derive(
     # fmt: on
     s2, m = np.empty(len(spans)), np.empty(layout.d)
     means, covariances = np.zeros_like(sums.b), np.empty_like(sums.a)
+    xbar = _mean_context(rows, layout)
 
-    def solve(sums: Sums) -> tuple[float, Floats, Floats]:
+    def solve(sums: Sums, place: NDArray[np.intp]) -> tuple[float, Floats, Floats, Floats]:
         sigma2 = _kernels.quality(*sums, offset, spans, base**2, constants, s2, m, means, covariances)
-        return float(sigma2), vectors(means, count, layout.d), matrices(covariances, count, layout.d)
+        return float(sigma2), *scattered(means, covariances, xbar, place)
 
-    sigma2, mu, v = solve(sums)
     kinds = [Kind(name) for name in trusted_first(list(by_kind))]
+    likes = likeness.pairs(ranked)
+    plain = len(kinds) < 2 and not likes
+    ranks = np.arange(count)
+    sigma2, mu, v, qbar = solve(sums, place if plain else ranks)
     if len(kinds) > 1:
         parts = [one_by_one(side_by_side(by_kind[kind.name], layout), count, layout.d) for kind in kinds]
         for _ in range(PASSES):
             kinds = estimated(kinds, parts, mu, v, sigma2)
             sums = grouped(pooled(kinds, parts))
-            sigma2, mu, v = solve(sums)
+            sigma2, mu, v, qbar = solve(sums, ranks)
     pool_scale2 = np.repeat(s2, spans[:, 1] - spans[:, 0])
-    likes = likeness.pairs(ranked)
     if likes:
         likeness.apply(likes, *one_by_one(sums, count, layout.d)[:3], pool_scale2, sigma2, mu, v)
+        qbar = np.maximum(((v * xbar).sum(axis=2) * xbar).sum(axis=1), 0.0)
     n = sums.n.ravel()[:count]
-    xbar = _mean_context(rows, layout)
-    qbar = np.maximum(((v * xbar).sum(axis=2) * xbar).sum(axis=1), 0.0)
+    inverse = np.argsort(place)
+    if not plain:
+        mu, v, qbar = mu[inverse], v[inverse], qbar[inverse]
     beta, token_offset, ratio = derive_tokens(evidence, rows, config, likes)
     input_ratio = derive_input(rows, config)
     intercept, slope, pool = derive_latency(rows, ranked, config, likes)
     # fmt: off
     return Posterior(
-        tuple(models), mu[inverse], v[inverse], sigma2, qbar[inverse], n[inverse], xbar, m, pool_scale2, np.sqrt(s2),
+        tuple(models), mu, v, sigma2, qbar, n[inverse], xbar, m, pool_scale2, np.sqrt(s2),
         beta, token_offset[inverse], ratio[inverse], input_ratio[inverse], intercept[inverse], slope[inverse], pool,
         tuple(kinds),
     )

@@ -5,9 +5,9 @@ from __future__ import annotations
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
-from banditroute.bandit._kernels_lanes import BLOCK, TILE, triangle_size
+from banditroute.bandit._kernels_lanes import BLOCK, triangle_size
 from banditroute.bandit.batch import UNLIMITED, Choices, DecideBatch
-from banditroute.bandit.packing import Floats, aligned, padded, rows_of
+from banditroute.bandit.packing import Floats, aligned, padded
 
 _KEY, _INFO, _CHANCE, _SHAPE, _HEAD = 9, 10, 12, 14, 16
 
@@ -50,15 +50,15 @@ class Single:
     )  # fmt: skip
 
     def __init__(self, models: int, d: int, prices: ArrayLike) -> None:
-        wide = padded(d, BLOCK)
-        flags = -(-models // 8)
-        at = _HEAD
+        wide, lanes = padded(d, BLOCK), padded(models, BLOCK)
+        at = (
+            _HEAD + 7 * lanes + BLOCK + lanes + 2 * wide + triangle_size(wide) // 2
+        )  # scratch space is between
         places = []  # the order that the kernel goes by
-        for size in (2 * models, 5 * models, models, (models + 1) // 2, flags, flags, 5 * models):
+        for size in (2 * models, 5 * models, (models + 1) // 2, lanes // 8, lanes // 8):
             places.append(slice(at, at + size))
             at += size
-        products = padded(padded(at + rows_of(models) + padded(models, TILE), 8) + wide + (wide + 1) // 2, 8)
-        self.desk: Floats = aligned(products + triangle_size(wide) // 2 + 8)
+        self.desk: Floats = aligned(at)
         self.desk[_SHAPE : _SHAPE + 2] = models, d
         words, flagged = self.desk.view(np.int32), self.desk.view(np.bool_)
         self.limits: Floats = self.desk[:9]
@@ -69,9 +69,9 @@ class Single:
         self.prices: Floats = self.desk[places[0]].reshape(models, 2)
         self.prices[:] = prices
         self.candidates: Floats = self.desk[places[1]].reshape(models, 5)
-        self.score: Floats = self.desk[places[2]]
-        self.rank: NDArray[np.int32] = words[2 * places[3].start : 2 * places[3].start + models]
-        self.eligible: NDArray[np.bool_] = flagged[8 * places[4].start : 8 * places[4].start + models]
+        self.score: Floats = self.desk[_HEAD : _HEAD + models]
+        self.rank: NDArray[np.int32] = words[2 * places[2].start : 2 * places[2].start + models]
+        self.eligible: NDArray[np.bool_] = flagged[8 * places[3].start : 8 * places[3].start + models]
         self.eligible[:] = True
 
     def batch(self, x: NDArray[np.float32]) -> DecideBatch:

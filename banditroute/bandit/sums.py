@@ -16,7 +16,7 @@ from banditroute.bandit import layout as at
 from banditroute.bandit.evidence import Evidence, ModelKey
 from banditroute.bandit.layout import Layout
 from banditroute.bandit.packing import padded
-from banditroute.bandit.usage import bounded
+from banditroute.bandit.usage import LARGEST, bounded
 
 Floats = NDArray[np.float64]
 
@@ -48,21 +48,23 @@ def gather(evidence: Evidence, keys: Sequence[ModelKey]) -> tuple[Floats, dict[s
         k = index.get(key[:2])  # type: ignore[call-overload]  # a tuple is equal to the key made of it
         if k is None:
             continue
-        row = bounded(evidence.rows[key])
+        row = evidence.rows[key]
         if k in known:
-            rows[k] = bounded(rows[k] + row)
+            rows[k] = bounded(bounded(rows[k]) + bounded(row))
         else:
             rows[k] = row
             known.add(k)
-        if row[at.N_FREE] > _kernels.TINY:
+        if row.item(at.N_FREE) > _kernels.TINY:
             kinds.setdefault(key.kind, []).append((k, row))
+    if not _kernels.tame(rows, LARGEST):
+        rows = np.array([bounded(row) for row in rows])
     if len(kinds) < 2:
         return rows, dict.fromkeys(kinds, rows)
     parts = {}
     for kind, found in kinds.items():
         part = parts[kind] = np.zeros_like(rows)
         for k, row in found:
-            part[k] = row
+            part[k] = bounded(row)
     return rows, parts
 
 
@@ -75,19 +77,22 @@ def _nothing(count: int, d: int) -> Sums:
 
 def side_by_side(rows: Floats, layout: Layout) -> Sums:
     """Return the sums of evidence rows, eight models side by side."""
-    sums = _nothing(len(rows), layout.d)
-    for k, row in enumerate(rows):
-        g, lane = divmod(k, _kernels.LANES)
-        _kernels.gather(row[layout.a], sums.a[g], lane)
-        sums.b[g, : layout.d, lane] = row[layout.b]
-        sums.n[g, lane], sums.q2[g, lane] = max(row[at.N], 0.0), max(row[at.SQ2], 0.0)
-        extra = row[at.N_FREE] - row[at.N]
-        if extra > _kernels.TINY * row[at.N_FREE]:  # less is what rounding left
-            sums.a[g, 0, 0, lane] += extra
-            sums.b[g, 0, lane] = row[
-                at.Q_FREE
-            ]  # the intercept's column is 1: Σwq of the votes with context and without
-            sums.n[g, lane], sums.q2[g, lane] = row[at.N_FREE], max(row[at.Q2_FREE], 0.0)
+    sums, count, lanes = _nothing(len(rows), layout.d), len(rows), _kernels.LANES
+    for g in range(len(sums.a)):
+        some = rows[g * lanes : (g + 1) * lanes]
+        _kernels.gather(some, layout.a.start, sums.a[g])
+        sums.b[g, : layout.d, : len(some)] = some[:, layout.b].T
+    n, q2 = sums.n.reshape(-1)[:count], sums.q2.reshape(-1)[:count]
+    np.maximum(rows[:, at.N], 0.0, out=n)
+    np.maximum(rows[:, at.SQ2], 0.0, out=q2)
+    extra = rows[:, at.N_FREE] - rows[:, at.N]
+    for k in np.flatnonzero(
+        extra > _kernels.TINY * rows[:, at.N_FREE]
+    ).tolist():  # less is what rounding left
+        row, (g, lane) = rows[k], divmod(k, lanes)
+        sums.a[g, 0, 0, lane] += extra[k]
+        sums.b[g, 0, lane] = row[at.Q_FREE]  # the intercept is 1: Σwq of the votes with context and without
+        n[k], q2[k] = row[at.N_FREE], max(row[at.Q2_FREE], 0.0)
     return sums
 
 
@@ -105,17 +110,18 @@ def grouped(sums: Sums) -> Sums:
 def one_by_one(sums: Sums, count: int, d: int) -> Sums:
     """Return sums that come side by side one model after the other."""
     n, q2 = (part.ravel()[:count] for part in (sums.n, sums.q2))
-    return Sums(matrices(sums.a, count, d), vectors(sums.b, count, d), n, q2)
+    b, a, _ = scattered(sums.b, sums.a, np.zeros(d), np.arange(count))
+    return Sums(a, b, n, q2)
 
 
-def matrices(groups: Floats, count: int, d: int) -> Floats:
-    """Return float64[K, d, d] of matrices that come side by side."""
-    out = np.empty((count, d, d))
-    _kernels.scatter(groups, out)
-    return out
+def scattered(
+    vectors: Floats, matrices: Floats, xbar: Floats, place: NDArray[np.intp]
+) -> tuple[Floats, Floats, Floats]:
+    """Return vectors and matrices M that come side by side one after the other, and x̄ᵀMx̄ of each, at least 0.
 
-
-def vectors(groups: Floats, count: int, d: int) -> Floats:
-    """Return float64[K, d] of vectors that come side by side."""
-    flat: Floats = groups[:, :d].transpose(0, 2, 1).reshape(-1, d)[:count]
-    return flat
+    Number k becomes number ``place[k]``: float64[K, d], [K, d, d] and [K].
+    """
+    count, d = len(place), len(xbar)
+    flat, table, qbar = np.empty((count, d)), np.empty((count, d, d)), np.empty(count)
+    _kernels.scatter(vectors, matrices, xbar, place, flat, table, qbar)
+    return flat, table, qbar

@@ -21,13 +21,12 @@ from banditroute.bandit import _kernels_evidence
 from banditroute.bandit._kernels_decide import decide_batch, decide_one
 from banditroute.bandit.batch import LIMITS, UNLIMITED, Choices, DecideBatch
 from banditroute.bandit.chance import model_key
-from banditroute.bandit.evidence import LARGEST, Evidence, ModelKey, RowKey
+from banditroute.bandit.evidence import Evidence, ModelKey, RowKey
 from banditroute.bandit.packing import (
+    covariance_of,
     explore,
-    pack_covariance,
     pack_state,
     tail_of,
-    unpack_covariance,
     weights_of,
 )
 from banditroute.bandit.posterior import Posterior, derive
@@ -120,7 +119,6 @@ class Policy:
             self._rows: dict[tuple[int, str], RowKey] = {}
             self._names = [model_key(*model.key) for model in self.models]
         self._state = pack_state(posterior, self._names, self.seed, self.floor, greedy=self.greedy)
-        self._half, self._twice = pack_covariance(posterior.V)
         self._kinds = {kind.name: (kind.weight, kind.bias) for kind in posterior.kinds}
         self._new = 0
         self._needed = max(1.0, float(posterior.n.sum()) / 10.0)
@@ -128,7 +126,7 @@ class Policy:
     @property
     def working(self) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
         """Copies of the working copy: (mu[K, d], V[K, d, d])."""
-        return weights_of(self._state)[:-1].copy(), unpack_covariance(self._half, self.d)
+        return weights_of(self._state)[:-1].copy(), covariance_of(self._state)
 
     def derive(self, evidence: Evidence) -> Posterior:
         """Derive the posterior from merged evidence, make it the current one and return it."""
@@ -155,7 +153,7 @@ class Policy:
             return None
         # The kernel speaks of a vote of the yardstick's kind.
         weight, bias = self._kinds.get(kind, YARDSTICK)
-        residual, variance = _kernels_evidence.surprise(self._state, self._half, x, k, quality - bias)
+        residual, variance = _kernels_evidence.surprise(self._state, x, k, quality - bias)
         return weight, weight * residual, weight + weight * weight * (variance - 1.0)
 
     @property
@@ -211,11 +209,7 @@ class Policy:
         if k is None or quality != quality:
             return
         worth, bias = self._kinds.get(kind, YARDSTICK)
-        # fmt: off
-        _kernels_evidence.follow(
-            self._state, self._half, self._twice, x, k, float(quality) - bias, float(weight) * worth
-        )
-        # fmt: on
+        _kernels_evidence.follow(self._state, x, k, float(quality) - bias, float(weight) * worth)
 
     def rest(self, resting: NDArray[np.bool_]) -> None:
         """Explore all models but those in ``resting`` (bool[K]) until the next derive, which wakes them all.
@@ -247,8 +241,6 @@ class Policy:
         """
         if not type(quality) is type(quality_pred) is type(sd_pred) is float:
             quality, quality_pred, sd_pred = float(quality), float(quality_pred), float(sd_pred)  # one type
-        if LARGEST < abs(quality) < math.inf:
-            quality = math.copysign(LARGEST, quality)
         key = self._rows.get((model, kind))
         if key is None:
             name, generation = self.models[model].key
@@ -260,7 +252,7 @@ class Policy:
             row = evidence.row(key)
         # fmt: off
         done = x.dtype == FLOAT32 and (quality != quality or _kernels_evidence.learn_quality(
-            row, self._state, self._half, self._twice, x, model, quality, quality_pred, sd_pred, weight, bias
+            row, self._state, x, model, quality, quality_pred, sd_pred, weight, bias
         ))
         # fmt: on
         if not done:
@@ -300,7 +292,7 @@ class Policy:
         if x.dtype is not FLOAT32 and x.dtype != FLOAT32:  # the first comparison is the cheap one
             raise ValueError(f"a decision takes a context of float32, got {x.dtype}")
         one.keys[0] = key
-        chosen = decide_one(self._state, self._twice, x, one.desk, 1 if propensity else 0)
+        chosen = decide_one(self._state, x, one.desk, 1 if propensity else 0)
         if chosen < -1:
             raise ValueError(
                 f"a decision takes a desk for {len(self.models)} models and contexts of {self.d}, got another"
@@ -346,7 +338,7 @@ class Policy:
         else:
             # fmt: off
             decide_batch(
-                self._state, self._twice, np.ascontiguousarray(batch.x), batch.keys, batch.limits, batch.eligible,
+                self._state, np.ascontiguousarray(batch.x), batch.keys, batch.limits, batch.eligible,
                 batch.prices.ravel(), 1 if propensity or every else 0,
                 candidates.reshape(n, 5 * count), score, rank, info, chance,
             )

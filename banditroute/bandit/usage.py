@@ -49,6 +49,9 @@ def derive_latency(
     declared = np.array([math.log(max(m.latency_ms, 1e-3)) if m.latency_ms > 0 else math.nan for m in models])
     n = np.maximum(rows[:, at.LAT_N], 0.0)
     known = n > _kernels.TINY
+    if not likes and not known.any():
+        told = declared[~np.isnan(declared)]
+        return declared, np.zeros(count), math.fsum(told) / len(told) if len(told) else math.nan
     safe = np.where(known, n, 1.0)
     mean_l, mean_t = rows[:, at.LAT_Y] / safe, rows[:, at.LAT_T] / safe
     stl = np.where(known, rows[:, at.LAT_TY] - n * mean_l * mean_t, 0.0)
@@ -81,11 +84,13 @@ def derive_tokens(
     offset has since made up for the same error. A model that is like another is shrunk to that one's offset and ratio.
     """
     layout = evidence.layout
-    shared = bounded(evidence.shared)
     precision = np.full(layout.d, config.token_precision)
     precision[0] = config.token_precision_intercept
     prior, beta = np.zeros(layout.d), np.empty(layout.d)
     prior[0] = math.log1p(config.token_prior)
+    if not evidence.shared.any() and not (rows[:, at.TOK_N] > _kernels.TINY).any():
+        return prior, np.zeros(len(rows)), np.ones(len(rows))  # which is what the rest would find
+    shared = bounded(evidence.shared)
     ta, tb = shared[layout.shared_ta].copy(), shared[layout.shared_tb].copy()
     n, y = np.maximum(rows[:, at.TOK_N], 0.0), rows[:, at.TOK_Y]
     known = n > _kernels.TINY

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 from scipy import special, stats
 
-from banditroute.bandit import _kernels_decide
+from banditroute.bandit import _kernels_chance
 from banditroute.bandit.chance import model_key, normal, request_key
 from tests import naive_bandit as naive
 
@@ -60,7 +60,7 @@ def test_four_million_numbers_have_the_moments_and_the_tails_of_a_normal_one():
     def sums(count):
         powers, beyond = np.zeros(8), np.zeros(6)
         for i in range(count):
-            z = _kernels_decide.normal(np.uint64(5), np.uint64(i // 8), np.uint64(i % 8))
+            z = _kernels_chance.normal(np.uint64(5), np.uint64(i // 8), np.uint64(i % 8))
             value = 1.0
             for p in range(8):
                 value *= z
@@ -80,7 +80,7 @@ def test_four_million_numbers_have_the_moments_and_the_tails_of_a_normal_one():
 
 
 def test_the_extreme_probabilities_have_finite_and_opposite_quantiles():
-    quantile = _kernels_decide._quantile
+    quantile = _kernels_chance._quantile
     for p in (2.0**-53, 2.0**-52, 1e-12, 0.01, 0.075, 0.0751, 0.3):
         assert quantile(p) == pytest.approx(special.ndtri(p), rel=1e-14)
     assert quantile(1 - 2.0**-53) == -quantile(2.0**-53)

@@ -7,7 +7,7 @@ import math
 import numpy as np
 import pytest
 
-from banditroute.bandit import _kernels_decide
+from banditroute.bandit import _kernels_propensity
 from tests import naive_bandit as naive
 
 
@@ -15,7 +15,9 @@ def propensity(mean, sd, chosen, eligible=None):
     mean, sd = np.asarray(mean, float), np.asarray(sd, float)
     ok = np.ones(len(mean), bool) if eligible is None else np.asarray(eligible, bool)
     names = np.arange(len(mean), dtype=np.uint64)
-    return _kernels_decide.propensity(mean, sd, ok, names, chosen, np.empty(len(mean)), np.empty(len(mean)))
+    return _kernels_propensity.propensity(
+        mean, sd, ok, names, chosen, np.empty(len(mean)), np.empty(len(mean))
+    )
 
 
 def nasty(seed):

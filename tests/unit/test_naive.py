@@ -32,7 +32,7 @@ from tests.wire import NAN, SPEC_ID, DecisionLog, Journal, Model, header_bytes, 
 
 PARTITION = 3
 X = [1.0, 0.5]
-NAMES = """n sq2 n_free q_free q2_free res_n res_z tok_n tok_y tok_y2 tok_sum tok_pred
+NAMES = """n sq2 n_free q_free q2_free res_n res_z tok_n tok_y tok_y2 tok_sum reserved
 cost_n cost_sum cost_pred lat_n lat_y lat_y2 lat_t lat_t2 lat_ty in_sum in_pred"""
 ROW = {name: i for i, name in enumerate(NAMES.split())}
 B, SX, TX, A = slice(24, 26), slice(26, 28), slice(28, 30), slice(30, 33)
@@ -208,7 +208,7 @@ def test_usage_adds_the_documented_floats() -> None:
     r = row(result)
     y = math.log1p(3)
     assert r[: ROW["tok_n"]] == [0.0] * 7
-    assert r[ROW["tok_n"] : ROW["lat_n"]] == [1.0, y, y * y, 3.0, math.expm1(math.log(8.0)), 1.0, 0.5, 0.25]
+    assert r[ROW["tok_n"] : ROW["lat_n"]] == [1.0, y, y * y, 3.0, 0.0, 1.0, 0.5, 0.25]
     assert r[ROW["lat_n"] : 21] == [1.0, 0.0, 0.0, y, y * y, 0.0]
     assert (r[B], r[SX], r[TX], r[A]) == ([0.0, 0.0], [0.0, 0.0], [1.0, 0.5], [0.0, 0.0, 0.0])
     assert result.shared == [1.0, y, y * 0.5, 1.0, 0.5, 0.25]
@@ -219,7 +219,7 @@ def test_unknown_predictions_stand_for_what_was_seen() -> None:
     log, journal = decisions(1), known(1)
     journal.feedback("r0", "usage", output_tokens=3, cost_usd=0.5)
     r = row(outcome(log, journal))
-    assert (r[ROW["tok_pred"]], r[ROW["cost_pred"]]) == (3.0, 0.5)
+    assert (r[ROW["reserved"]], r[ROW["cost_pred"]]) == (0.0, 0.5)
 
 
 def test_latency_without_tokens_takes_the_logged_tokens_or_zero() -> None:

@@ -9,7 +9,7 @@ from typing import Protocol
 import numpy as np
 from numpy.typing import NDArray
 
-from banditroute.bandit._kernels_decide import propensity
+from banditroute.bandit._kernels_propensity import propensity
 from banditroute.bandit.packing import CURIOSITY, NOISE
 from banditroute.errors import DataSetError
 from banditroute_sim.offpolicy.log import Batch
