@@ -31,6 +31,7 @@ from banditroute_sim.report import (
 Floats = NDArray[np.float64]
 
 _WIDE: Final = 110  # columns of a page in a pipe
+_COST: Final = "USD per 1,000"  # requests: short on an axis
 _EXPECTED: Final = (
     ("quality_change", "change in quality", 1.0, "{:+.4f}"),
     ("saving", "saving", 100.0, "{:.1f}%"),
@@ -256,7 +257,7 @@ def _steady(page: Page, rehearsal: Rehearsal, limits: Limits) -> None:
         )
     )
     page.figure(_over_time(x, {"the router": runs}, 0, "quality", "Quality of each part of the stream."))
-    page.figure(_over_time(x, {"the router": runs}, 1, "USD per request", "Cost of each part of the stream."))
+    page.figure(_over_time(x, {"the router": runs}, 1, _COST, "Cost of each part of the stream."))
     lower = np.array([one.lower for one in runs])
     looks = runs[0].looks
     page.figure(
@@ -282,7 +283,7 @@ def _scenarios(page: Page, rehearsal: Rehearsal) -> None:
         "quality",
         "without the change",
         "today's policy",
-        "USD per 1,000",
+        _COST,
         "without the change",
         "today's policy",
     )
@@ -321,11 +322,14 @@ def _over_time(
 ) -> Figure:
     """Draw a column of the parts of a stream, with its 95 % band over runs, and today's policy from the first runs."""
     found = []
+    scale = 1e3 if ylabel == _COST else 1.0
     first = next(iter(drawn.values()))
     for name, runs in drawn.items():
-        bins = np.array([one.bins[:, column] for one in runs])
+        bins = scale * np.array([one.bins[:, column] for one in runs])
         middle = bins.mean(axis=0)
         reach = 1.96 * bins.std(axis=0, ddof=1) / len(bins) ** 0.5 if len(bins) > 1 else 0.0 * middle
         found.append(Line(name, x, middle, middle - reach, middle + reach))
-    found.append(Line("today's policy", x, np.mean([one.bins[:, column + 2] for one in first], axis=0)))
+    found.append(
+        Line("today's policy", x, scale * np.mean([one.bins[:, column + 2] for one in first], axis=0))
+    )
     return lines(found, xlabel="requests", ylabel=ylabel, caption=caption, marks=marks)
