@@ -22,7 +22,8 @@ from banditroute_sim.outcomes import load_outcomes
 from banditroute_sim.rehearsal.forecast import Forecast, confident_after, forecast
 from banditroute_sim.rehearsal.logged import LoggedWorld
 from banditroute_sim.rehearsal.reading import read_log
-from banditroute_sim.rehearsal.rehearse import Limits, RehearsalOptions, rehearse
+from banditroute_sim.rehearsal.rehearse import RehearsalOptions, rehearse
+from banditroute_sim.rehearsal.rules import Limits
 from banditroute_sim.rehearsal.stress import NEWCOMER, STRESSES, stage
 from banditroute_sim.rehearsal.world import RecordedWorld
 from banditroute_sim.replaying.passes import NEVER

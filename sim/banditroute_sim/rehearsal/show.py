@@ -11,7 +11,8 @@ from numpy.typing import NDArray
 from rich.console import Console
 from rich.table import Table as RichTable
 
-from banditroute_sim.rehearsal.rehearse import Limits, Rehearsal
+from banditroute_sim.rehearsal.rehearse import Rehearsal
+from banditroute_sim.rehearsal.rules import Limits
 from banditroute_sim.rehearsal.runs import Run
 from banditroute_sim.report import (
     Figure,
@@ -238,14 +239,12 @@ def _steady(page: Page, rehearsal: Rehearsal, limits: Limits) -> None:
     page.section("If nothing changes")
     expected, fixed = result["expected"], result["fixed"]
     reach = 0.5 * (expected["mean_quality"]["high"] - expected["mean_quality"]["low"])
-    ours = Point("the router", expected["mean_cost_usd"]["value"], expected["mean_quality"]["value"], reach)
-    today = Point("today", expected["present_cost_usd"]["value"], expected["present_quality"]["value"])
-    others = [Point(name, one["mean_cost_usd"], one["mean_quality"]) for name, one in fixed.items()]
-    page.figure(
-        frontier(
-            [ours, today], others, caption="The router, the present policy, every model, and random mixes."
-        )
-    )
+    cost, today_cost = (1e3 * expected[key]["value"] for key in ("mean_cost_usd", "present_cost_usd"))
+    ours = Point("the router", cost, expected["mean_quality"]["value"], reach)
+    today = Point("today", today_cost, expected["present_quality"]["value"])
+    others = [Point(name, 1e3 * one["mean_cost_usd"], one["mean_quality"]) for name, one in fixed.items()]
+    caption = "The router, the present policy, every model, and random mixes."
+    page.figure(frontier([ours, today], others, caption=caption, xlabel=_COST))
     x = _axis(rehearsal)
     share = np.mean([one.share for one in runs], axis=0)
     page.figure(

@@ -146,9 +146,8 @@ def replay_page(replayed: Replayed) -> Page:
         result["mean_quality"],
         1.96 * error if error is not None else float("nan"),
     )
-    last = Point(
-        "its last third", result["last_third"]["mean_cost_usd"], result["last_third"]["mean_quality"]
-    )
+    late = result["last_third"]
+    last = Point("its last third", 1e3 * late["mean_cost_usd"], late["mean_quality"])
     fixed = [
         Point(name, 1e3 * float(c), float(q))
         for name, q, c in zip(result["models"], quality, cost, strict=True)
