@@ -96,8 +96,9 @@ def rehearse(
     from banditroute.router import make_encoder
     from banditroute_sim.parallel import bar
     from banditroute_sim.rehearsal.logged import LoggedWorld
-    from banditroute_sim.rehearsal.rehearse import Limits, RehearsalOptions, number_of_runs
+    from banditroute_sim.rehearsal.rehearse import RehearsalOptions, number_of_runs
     from banditroute_sim.rehearsal.rehearse import rehearse as run
+    from banditroute_sim.rehearsal.rules import Limits
     from banditroute_sim.rehearsal.show import print_rehearsal, rehearsal_page, write_rows
     from banditroute_sim.report import check_writable
 

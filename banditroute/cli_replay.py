@@ -158,7 +158,7 @@ def configured(
     import msgspec
 
     from banditroute.config import Objective
-    from banditroute_sim.outcomes import load_prices
+    from banditroute_sim.listing import load_prices
 
     if path is None:
         priced = load_prices(dataset, models)

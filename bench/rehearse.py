@@ -20,7 +20,8 @@ import numpy as np
 
 from banditroute.config import Config, from_dict
 from banditroute_features import Encoder, FeatureSpec
-from banditroute_sim.outcomes import Outcomes, load_outcomes, load_prices
+from banditroute_sim.listing import load_prices
+from banditroute_sim.outcomes import Outcomes, load_outcomes
 from banditroute_sim.rehearsal.rehearse import RehearsalOptions, rehearse
 from banditroute_sim.rehearsal.world import RecordedWorld
 from banditroute_sim.replaying.passes import Course, answers, make_session, play

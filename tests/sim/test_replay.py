@@ -17,7 +17,8 @@ from banditroute.config import from_dict, load
 from banditroute.errors import BanditrouteError, DataSetError
 from banditroute.router import make_encoder
 from banditroute_sim import DataSet
-from banditroute_sim.outcomes import load_outcomes, load_prices
+from banditroute_sim.listing import load_prices
+from banditroute_sim.outcomes import load_outcomes
 from banditroute_sim.replay import encode
 from banditroute_sim.replaying import hindsight
 from banditroute_sim.replaying.curve import cost_curve

@@ -83,8 +83,12 @@ class LoggedWorld:
     def draw(self, seed: int, requests: int, how: How) -> Drawn:  # noqa: ARG002 - every draw is fresh
         """See `World.draw`: rows are drawn from a resample of the log, weights from the posterior."""
         rng = np.random.default_rng([seed, 11])
-        sample, count = self.sample, len(self.models)
-        row = rng.integers(self.size, size=self.size)[rng.integers(self.size, size=requests)]
+        return self._outcomes(
+            rng, rng.integers(self.size, size=self.size)[rng.integers(self.size, size=requests)]
+        )
+
+    def _outcomes(self, rng: np.random.Generator, row: Rows) -> Drawn:
+        sample, count, requests = self.sample, len(self.models), len(row)
         each = zip(self._posterior.mu, self._spread, strict=True)
         weights = np.stack([mu + spread @ rng.standard_normal(len(mu)) for mu, spread in each])
         quality = sample.x[row].astype(np.float64) @ weights.T
@@ -125,8 +129,8 @@ class LoggedWorld:
         quality, cost = sample.outcome[:, 0], sample.outcome[:, 1]
         told = ~np.isnan(quality)
         believed = (x @ self._posterior.mu.T)[rows, sample.served]
-        drawn = self.draw(0, 4 * self.size, "order")
         paid = ~np.isnan(cost)
+        drawn = self._outcomes(np.random.default_rng(0), np.repeat(np.flatnonzero(paid), 4))
         at = np.arange(len(drawn)), drawn.present
         return {
             "quality": {
@@ -136,7 +140,7 @@ class LoggedWorld:
             },
             "cost_usd": {
                 "log": float(cost[paid].mean()) if paid.any() else None,
-                "world": float(drawn.cost[at].mean()),
+                "world": float(drawn.cost[at].mean()) if paid.any() else None,
                 "error": float(cost[paid].std() / paid.sum() ** 0.5) if paid.any() else None,
             },
         }

@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
 from typing import Any, Final
 
 import numpy as np
@@ -17,6 +17,7 @@ from banditroute.errors import ConfigError
 from banditroute_sim.parallel import each
 from banditroute_sim.rehearsal.forecast import Forecast, Scale, confident_after, forecast
 from banditroute_sim.rehearsal.logged import LoggedWorld
+from banditroute_sim.rehearsal.rules import Limits, rules_of
 from banditroute_sim.rehearsal.runs import Case, Run, quality_change, run, saving
 from banditroute_sim.rehearsal.stress import STRESSES, Stress
 from banditroute_sim.rehearsal.world import World
@@ -26,34 +27,6 @@ Floats = NDArray[np.float64]
 
 REQUESTS: Final = 10_000  # of a run, at most, unless asked otherwise
 _LEAST_SCENARIO_RUNS: Final = 3
-_AGREES: Final = 3.0  # standard errors that a world may be off the log, and the share below
-_AGREES_SHARE: Final = 0.02
-_PLAIN: Final = {"quality": "quality", "cost_usd": "cost"}
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Limits:
-    """The rules of go and no-go.
-
-    Parameters
-    ----------
-    max_quality_loss : float
-        The lower end of the interval of the change in quality is at least minus this.
-    min_saving : float
-        The lower end of the interval of the saving is at least this share.
-    max_breach : float
-        The probability that the mean cost of a request exceeds the budget is at most this.
-    max_scenario_loss : float
-        While a scenario lasts, quality is below that of the present policy by at most this, with 95 % confidence.
-    max_days : float, optional
-        The router can tell by itself within so many days that it keeps the quality; not a rule unless given.
-    """
-
-    max_quality_loss: float = 0.02
-    min_saving: float = 0.0
-    max_breach: float = 0.05
-    max_scenario_loss: float = 0.05
-    max_days: float | None = None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -80,7 +53,7 @@ class RehearsalOptions:
         Processes.
     """
 
-    limits: Limits = Limits()
+    limits: Limits = field(default_factory=Limits)
     requests: int | None = None
     runs: int = 24
     confidence: float = 0.95
@@ -191,7 +164,7 @@ def _result(
         wide = of(np.array([one.all for one in resample]))
         return forecast(narrow, wide, requests, world.size, scale)
 
-    limits, level = options.limits, options.confidence
+    level = options.confidence
     forecasts = {
         "quality_change": told(quality_change),
         "saving": told(saving, "share"),
@@ -232,7 +205,7 @@ def _result(
         "scenarios": scenarios,
         "check": world.check() if isinstance(world, LoggedWorld) else None,
     }
-    result["rules"] = _rules(result, limits)
+    result["rules"] = rules_of(result, options.limits)
     result["go"] = all(rule["holds"] for rule in result["rules"])
     return result
 
@@ -305,52 +278,3 @@ def _scenario(
         "noticed_after": middle,
         "noticed_after_days": None if middle is None else _finite(middle / options.requests_per_day),
     }
-
-
-def _rules(result: Mapping[str, Any], limits: Limits) -> list[dict[str, Any]]:
-    expected, budget, check = result["expected"], result["budget"], result["check"]
-    end = f"lower end of the {result['confidence']:.0%} interval"
-    loss, saved = limits.max_quality_loss, limits.min_saving
-    told = [
-        (
-            "quality",
-            f"quality falls by at most {loss:g}, {end}",
-            expected["quality_change"]["low"],
-            -loss,
-            True,
-        ),
-        (
-            "saving",
-            f"at least {saved:.0%} of the cost is saved, {end}",
-            expected["saving"]["low"],
-            saved,
-            True,
-        ),
-    ]
-    if budget is not None:
-        most = limits.max_breach
-        text = f"the budget is breached with a probability of at most {most:g}"
-        told.append(("budget", text, budget["breach_probability"], most, False))
-    for one in result["scenarios"]:
-        most = limits.max_scenario_loss
-        text = f"when {one['title']}, quality is at most {most:g} below today's policy"
-        told.append((one["name"], text, one["loss_at_most"], most, False))
-    if limits.max_days is not None:
-        days = result["confident"]["days_nine_in_ten"]
-        text = f"within {limits.max_days:g} days the router is sure by itself that quality is kept"
-        told.append(("confidence", text, math.inf if days is None else days, limits.max_days, False))
-    for what, one in (check or {}).items():
-        if one["log"] is not None:
-            most = _AGREES * one["error"] + _AGREES_SHARE * abs(one["log"])
-            text = f"the world has the mean {_PLAIN[what]} of the log: the difference of the two"
-            told.append((f"{_PLAIN[what]} of the world", text, abs(one["world"] - one["log"]), most, False))
-    return [
-        {
-            "name": name,
-            "rule": text,
-            "found": _finite(found),
-            "limit": limit,
-            "holds": bool(found >= limit if least else found <= limit),
-        }
-        for name, text, found, limit, least in told
-    ]

@@ -11,7 +11,8 @@ from numpy.typing import NDArray
 from rich.console import Console
 from rich.table import Table as RichTable
 
-from banditroute_sim.rehearsal.rehearse import Limits, Rehearsal
+from banditroute_sim.rehearsal.rehearse import Rehearsal
+from banditroute_sim.rehearsal.rules import Limits
 from banditroute_sim.rehearsal.runs import Run
 from banditroute_sim.report import (
     Figure,
@@ -31,6 +32,7 @@ from banditroute_sim.report import (
 Floats = NDArray[np.float64]
 
 _WIDE: Final = 110  # columns of a page in a pipe
+_COST: Final = "USD per 1,000"  # requests: short on an axis
 _EXPECTED: Final = (
     ("quality_change", "change in quality", 1.0, "{:+.4f}"),
     ("saving", "saving", 100.0, "{:.1f}%"),
@@ -237,14 +239,12 @@ def _steady(page: Page, rehearsal: Rehearsal, limits: Limits) -> None:
     page.section("If nothing changes")
     expected, fixed = result["expected"], result["fixed"]
     reach = 0.5 * (expected["mean_quality"]["high"] - expected["mean_quality"]["low"])
-    ours = Point("the router", expected["mean_cost_usd"]["value"], expected["mean_quality"]["value"], reach)
-    today = Point("today", expected["present_cost_usd"]["value"], expected["present_quality"]["value"])
-    others = [Point(name, one["mean_cost_usd"], one["mean_quality"]) for name, one in fixed.items()]
-    page.figure(
-        frontier(
-            [ours, today], others, caption="The router, the present policy, every model, and random mixes."
-        )
-    )
+    cost, today_cost = (1e3 * expected[key]["value"] for key in ("mean_cost_usd", "present_cost_usd"))
+    ours = Point("the router", cost, expected["mean_quality"]["value"], reach)
+    today = Point("today", today_cost, expected["present_quality"]["value"])
+    others = [Point(name, 1e3 * one["mean_cost_usd"], one["mean_quality"]) for name, one in fixed.items()]
+    caption = "The router, the present policy, every model, and random mixes."
+    page.figure(frontier([ours, today], others, caption=caption, xlabel=_COST))
     x = _axis(rehearsal)
     share = np.mean([one.share for one in runs], axis=0)
     page.figure(
@@ -256,7 +256,7 @@ def _steady(page: Page, rehearsal: Rehearsal, limits: Limits) -> None:
         )
     )
     page.figure(_over_time(x, {"the router": runs}, 0, "quality", "Quality of each part of the stream."))
-    page.figure(_over_time(x, {"the router": runs}, 1, "USD per request", "Cost of each part of the stream."))
+    page.figure(_over_time(x, {"the router": runs}, 1, _COST, "Cost of each part of the stream."))
     lower = np.array([one.lower for one in runs])
     looks = runs[0].looks
     page.figure(
@@ -282,7 +282,7 @@ def _scenarios(page: Page, rehearsal: Rehearsal) -> None:
         "quality",
         "without the change",
         "today's policy",
-        "USD per 1,000",
+        _COST,
         "without the change",
         "today's policy",
     )
@@ -321,11 +321,14 @@ def _over_time(
 ) -> Figure:
     """Draw a column of the parts of a stream, with its 95 % band over runs, and today's policy from the first runs."""
     found = []
+    scale = 1e3 if ylabel == _COST else 1.0
     first = next(iter(drawn.values()))
     for name, runs in drawn.items():
-        bins = np.array([one.bins[:, column] for one in runs])
+        bins = scale * np.array([one.bins[:, column] for one in runs])
         middle = bins.mean(axis=0)
         reach = 1.96 * bins.std(axis=0, ddof=1) / len(bins) ** 0.5 if len(bins) > 1 else 0.0 * middle
         found.append(Line(name, x, middle, middle - reach, middle + reach))
-    found.append(Line("today's policy", x, np.mean([one.bins[:, column + 2] for one in first], axis=0)))
+    found.append(
+        Line("today's policy", x, scale * np.mean([one.bins[:, column + 2] for one in first], axis=0))
+    )
     return lines(found, xlabel="requests", ylabel=ylabel, caption=caption, marks=marks)

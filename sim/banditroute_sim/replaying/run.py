@@ -21,7 +21,7 @@ from banditroute_sim.replaying.passes import Course, Played, answers, make_sessi
 Floats = NDArray[np.float64]
 Rows = NDArray[np.int64]
 
-BINS: Final = 60  # of a stream, in figures
+BINS: Final = 40  # of a stream, in figures
 _KEPT: Final = 4000  # decisions of a pass that figures of calibration and propensity are drawn from
 _WARMED: Final = 20_000  # prompts of a data set to start from
 

@@ -25,6 +25,7 @@ from banditroute_sim.report import (
 )
 
 _WIDE: Final = 100  # columns of a page in a pipe
+_COST: Final = "USD per 1,000"  # requests: short on an axis
 _FIELDS: Final = ("mean_quality", "mean_cost_usd", "mean_utility", "budget_utilisation")
 
 
@@ -133,25 +134,26 @@ def replay_page(replayed: Replayed) -> Page:
         f"Over the whole stream {gain:+.4f} utility per request against always {result['best_fixed']['model']}, "
         f"and {over_mix:+.4f} quality against the best random mix of fixed models at the same spend."
     )
-    head = ("", "quality", "USD per request", "utility")
-    page.table(Table(head, rows_of(result)))
+    head = ("", "quality", _COST, "utility")
+    page.table(Table(head, [(name, q, 1e3 * c, u) for name, q, c, u in rows_of(result)]))
     page.sentence(f"The mix is {mix_text(result)}.")
     page.section("Quality and cost")
     quality, cost = replayed.fixed
     error = result["standard_error"]["mean_quality"]
     ours = Point(
         "banditroute",
-        result["mean_cost_usd"],
+        1e3 * result["mean_cost_usd"],
         result["mean_quality"],
         1.96 * error if error is not None else float("nan"),
     )
-    last = Point(
-        "its last third", result["last_third"]["mean_cost_usd"], result["last_third"]["mean_quality"]
-    )
+    late = result["last_third"]
+    last = Point("its last third", 1e3 * late["mean_cost_usd"], late["mean_quality"])
     fixed = [
-        Point(name, float(c), float(q)) for name, q, c in zip(result["models"], quality, cost, strict=True)
+        Point(name, 1e3 * float(c), float(q))
+        for name, q, c in zip(result["models"], quality, cost, strict=True)
     ]
-    page.figure(frontier([ours, last], fixed, caption="The router, every model, and random mixes of models."))
+    caption = "The router, every model, and random mixes of models."
+    page.figure(frontier([ours, last], fixed, caption=caption, xlabel=_COST))
     _over_time(page, replayed)
     if result.get("cost_curve"):
         curve = result["cost_curve"]
@@ -184,8 +186,17 @@ def replay_page(replayed: Replayed) -> Page:
     page.section("Every shuffle")
     page.table(
         Table(
-            ("shuffle", "quality", "USD per request", "utility", "budget used"),
-            [[one["shuffle"], *(one[field] for field in _FIELDS)] for one in result["per_shuffle"]],
+            ("shuffle", "quality", _COST, "utility", "budget used"),
+            [
+                [
+                    one["shuffle"],
+                    one["mean_quality"],
+                    1e3 * one["mean_cost_usd"],
+                    one["mean_utility"],
+                    one["budget_utilisation"],
+                ]
+                for one in result["per_shuffle"]
+            ],
         )
     )
     for note in result["notes"]:
