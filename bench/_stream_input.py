@@ -14,6 +14,7 @@ MODELS = 8
 PROMPT_BYTES = 400
 FEEDBACK_SHARE = 0.3
 BATCH_BYTES = 900_000
+EPOCH = 1_700_000_000.0  # Unix seconds from which feedback counts the time at which it was sent
 OURS = ("requests", "feedback", "decisions", "journal", "state", "control", "dead_letter", "alerts")
 
 

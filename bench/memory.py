@@ -139,7 +139,7 @@ def run_soak(bootstrap: str, seconds: float) -> dict[str, Any]:
     """Drive a soak from this process: requests at a fixed rate, feedback on what is decided."""
     from confluent_kafka import Producer
 
-    from bench.stream import Bench
+    from bench._stream_driver import Bench
 
     bench = Bench(bootstrap, 0)
     document = configuration(bootstrap, bench.source, f"{bench.prefix}soak-")
@@ -234,7 +234,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     if chosen.no_broker:
         report.skip("soak-rss", "--no-broker")
     else:
-        from bench.stream import broker
+        from bench._stream_driver import broker
 
         with broker() as (bootstrap, reason):
             if bootstrap is None:
