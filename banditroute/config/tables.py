@@ -120,6 +120,13 @@ class Learning(_Table, frozen=True, kw_only=True):
     outcome_weight: Annotated[float, Meta(gt=0.0, le=100.0)] = 1.0
 
 
+class Metrics(_Table, frozen=True, kw_only=True):
+    """Where Prometheus finds the metrics; without a port there are none."""
+
+    host: Annotated[str, Meta(min_length=1)] = "127.0.0.1"
+    port: Annotated[int, Meta(ge=0, le=65_535)] | None = None
+
+
 class Logging(_Table, frozen=True, kw_only=True):
     """Structured logs on standard error."""
 
@@ -138,6 +145,7 @@ class Config(_Table, frozen=True, kw_only=True):
     objective: Objective = Objective()
     learning: Learning = Learning()
     features: dict[str, Any] = field(default_factory=dict)
+    metrics: Metrics = Metrics()
     logging: Logging = Logging()
 
     @property

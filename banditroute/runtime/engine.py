@@ -28,6 +28,7 @@ from banditroute.runtime.following import Following
 from banditroute.runtime.judging import judge, watch_drift
 from banditroute.runtime.kafka import KafkaClient
 from banditroute.runtime.learning import Learning
+from banditroute.runtime.metrics import Metrics
 from banditroute.runtime.partition_task import PartitionTask, TaskState
 from banditroute.runtime.ports import AppendFailed, Client, TopicPartition
 from banditroute.runtime.topics import check_topics, create_topics, read_state
@@ -84,6 +85,8 @@ class Engine:
         self.partitions: dict[int, PartitionTask] = {}
         self.feedback: dict[int, FeedbackTask] = {}
         self.following = Following(self)
+        self.alerts: Counter[str] = Counter()
+        self.metrics = None if config.metrics.port is None else Metrics(self)
         self.reply_partitions = 1
         self.failure: BanditrouteError | None = None
         self.stopped = asyncio.Event()
@@ -107,6 +110,8 @@ class Engine:
         try:
             await self.client.start()
             await self._prepare()
+            if self.metrics is not None:
+                await self.metrics.start()
             self.learning.warm_up()
             await self.client.join([self.names.requests, self.names.feedback])
             loops = (
@@ -196,9 +201,11 @@ class Engine:
         await self._commit()
 
     async def _end(self, patience: float = LEAVE_SECONDS) -> None:
-        for task in self._tasks():
+        for task in self.tasks():
             task.suspend()
         self.learning.cancel()
+        if self.metrics is not None:
+            self.metrics.stop()
         while self._jobs:  # again, should one have swallowed its cancellation
             for job in self._jobs:
                 job.cancel()
@@ -262,7 +269,7 @@ class Engine:
         while True:
             if self.client.assignment.epoch != self._epoch:
                 await self._follow_assignment()
-            wanted = [] if self._stopping else [task.source for task in self._tasks() if task.wants]
+            wanted = [] if self._stopping else [task.source for task in self.tasks() if task.wants]
             if not wanted:
                 self._woken.clear()
                 with contextlib.suppress(TimeoutError):
@@ -299,14 +306,15 @@ class Engine:
             await self._commit()
 
     async def _commit(self) -> None:
-        offsets = {task.source: task.commit_to for task in self._tasks() if task.commit_to is not None}
+        offsets = {task.source: task.commit_to for task in self.tasks() if task.commit_to is not None}
         due = {where: offset for where, offset in offsets.items() if self._committed.get(where) != offset}
         if due and await self.client.commit(due):
             self._committed.update(due)
 
     # -- ownership ---------------------------------------------------------------------------------
 
-    def _tasks(self) -> list[PartitionTask | FeedbackTask]:
+    def tasks(self) -> list[PartitionTask | FeedbackTask]:
+        """Return the tasks of what is owned."""
         return [*self.partitions.values(), *self.feedback.values()]
 
     def _live(self) -> dict[int, Learner]:
@@ -377,6 +385,7 @@ class Engine:
     async def alert(self, kind: str, message: str, partition: int | None = None) -> None:
         """Log an alert and write it to the alerts topic, once, if the broker takes it."""
         log.warning("alert %s: %s", kind, message)
+        self.alerts[kind] += 1
         alert = Alert(v=WIRE_VERSION, kind=kind, message=message, partition=partition)
         try:
             await self.client.append(self.names.alerts, 0, [OutputRecord(kind.encode(), encode(alert))])

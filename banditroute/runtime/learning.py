@@ -58,6 +58,7 @@ class Learning:
         self._decider = Decider(config, self.catalog, encoder, self.policy, self._pacer)
         self.exploration = self._decider.exploration
         self._board = Board(self.spec.d, self.spec.spec_id, self.spec.settings)
+        self._heard: dict[int, float] = {}  # when the record of a slot came
         self._frozen = config.engine.mode == "frozen"
         self._judge = Judge()
         self._judging = False
@@ -88,7 +89,10 @@ class Learning:
 
     def put(self, state: State, *, ours: bool = False) -> None:
         """Take a state record; one of another engine is evidence that calls for a derive."""
-        if self._board.put(state) and not ours:
+        taken = self._board.put(state)
+        if taken:
+            self._heard[state.partition] = time.monotonic()
+        if taken and not ours:
             self._changed = self._at_once = True
 
     @property
@@ -185,6 +189,12 @@ class Learning:
         """Return the names of the models that are not explored, because they cannot win."""
         flags = self.exploration.resting
         return [name for name, rests in zip(self.catalog.names, flags, strict=False) if rests]
+
+    def covered(self) -> dict[int, tuple[int, float | None]]:
+        """Return per partition the next journal offset the posterior can know, and when that was heard of."""
+        live = self._live()
+        slots = {number: (state.j, self._heard.get(number)) for number, state in self._board.slots.items()}
+        return {**slots, **{number: (learner.j, None) for number, learner in live.items()}}
 
     def cancel(self) -> None:
         """Forget a derive that waits for its moment."""

@@ -14,6 +14,7 @@ import pytest
 from banditroute.runtime.embedded import EmbeddedBroker
 from tests.brokers import Broker
 from tests.stream.harness import Stream, counts
+from tests.stream.test_outages import insist
 
 confluent_kafka = pytest.importorskip("confluent_kafka")
 
@@ -74,10 +75,16 @@ async def test_produce_errors_and_lost_acknowledgements_change_nothing(
     ids: list[str] = []
     async with stream.users():
         async with stream.running(init=True) as engine:
-            for _ in range(6):
-                fresh = await stream.request(30)
-                await stream.feedback(fresh, feedback_id="once")
-                ids += fresh
+
+            async def ask() -> None:
+                fresh = [f"r-{len(ids) + k}" for k in range(30)]
+                for request_id in fresh:
+                    await insist(lambda request_id=request_id: stream.request(request_id=request_id))
+                ids.extend(fresh)
+
+            for _ in range(5):
+                await ask()
+                await insist(lambda: stream.feedback(ids[-30:], feedback_id="once"))
                 if chance.random() < 0.5:
                     mock.fail(
                         *chance.choices(
@@ -88,9 +95,7 @@ async def test_produce_errors_and_lost_acknowledgements_change_nothing(
                     mock.delay(chance.randrange(1, 4), 1500)
                 await asyncio.sleep(0.2)
             mock.delay(3, 1500)
-            fresh = await stream.request(30)
-            await stream.until(lambda: engine.stats.decisions > 0)
-            ids += fresh
+            await ask()
             total = len(ids)
             await stream.until(lambda: engine.ledger()["first"] == total)
             await stream.until(lambda: engine.ledger()["applied"] == total - 30)

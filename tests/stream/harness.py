@@ -12,10 +12,12 @@ from typing import Any
 
 from banditroute.config import Config, from_dict
 from banditroute.flow.decider import InputRecord, OutputRecord
+from banditroute.flow.ledger import imbalance
 from banditroute.flow.partitioner import PARTITIONERS, partitions_of
 from banditroute.router import learner_settings, make_encoder
 from banditroute.runtime.engine import Engine
 from banditroute.runtime.kafka import KafkaClient
+from banditroute.runtime.partition_task import TaskState
 from banditroute.runtime.ports import Client
 from banditroute.runtime.topics import Spec, create_topics
 from tests import naive
@@ -69,6 +71,9 @@ class Stream:
         await engine.start()
         try:
             yield engine
+            for task in engine.partitions.values():
+                if task.state is TaskState.RUNNING and task.partition is not None:
+                    assert imbalance(task.partition) == (0, 0), "the ledger adds up at any moment"
         finally:
             await engine.stop()
         if engine.failure is not None:

@@ -4,15 +4,15 @@ from __future__ import annotations
 
 import asyncio
 import json
-import subprocess
 import sys
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import pytest
 
 from banditroute.bandit.evidence import Evidence, ModelKey, RowKey, Vote
+from banditroute.cli import main
 from banditroute.config import from_dict
 from banditroute.errors import StateError
 from banditroute.flow.decider import OutputRecord
@@ -296,29 +296,24 @@ def test_context_free_evidence_is_that_of_contexts_with_nothing_but_an_intercept
 # -- the command -------------------------------------------------------------------------------------------
 
 
-def command(*words: object) -> subprocess.CompletedProcess[str]:
-    root = Path(__file__).resolve().parents[2]
-    path = ":".join(str(root / folder) for folder in (".", "features", "sim"))
-    program = "from banditroute.cli import main; main()"
-    return subprocess.run(
-        [sys.executable, "-c", program, "state", *map(str, words)],
-        env={**__import__("os").environ, "PYTHONPATH": path},
-        capture_output=True,
-        text=True,
-        timeout=120,
-    )
+class Done(NamedTuple):
+    """What a command did."""
+
+    returncode: int
+    stdout: str
+    stderr: str
 
 
-def refused(done: subprocess.CompletedProcess[str], *parts: str) -> None:
-    assert done.returncode == 2, done.stderr
-    assert done.stderr.count("\n") == 1, done.stderr
-    assert done.stderr.startswith("banditroute: ")
-    for part in parts:
-        assert part in done.stderr
+def test_the_command_inspects_exports_imports_and_rebuilds(
+    kafka_bootstrap: str, tmp_path: Path, capfd: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def command(*words: object) -> Done:
+        monkeypatch.setattr(sys, "argv", ["banditroute", "state", *map(str, words)])
+        with pytest.raises(SystemExit) as caught:
+            main()
+        out, err = capfd.readouterr()
+        return Done(int(caught.value.code or 0), out, err)
 
-
-@pytest.mark.kafka
-def test_the_command_inspects_exports_imports_and_rebuilds(kafka_bootstrap: str, tmp_path: Path) -> None:
     stream = Stream(Broker("kafka", kafka_bootstrap, *[True] * 4))
     config, file = tmp_path / "banditroute.toml", tmp_path / "state.brx"
     config.write_text(toml(stream.document), encoding="utf-8")
@@ -346,3 +341,11 @@ def test_the_command_inspects_exports_imports_and_rebuilds(kafka_bootstrap: str,
     file.write_bytes(file.read_bytes()[:-1])
     refused(command("import", "-c", config, file), "fails its checksum")
     refused(command("rebuild", "-c", config, "--spec"), "there is nothing to take over")
+
+
+def refused(done: Done, *parts: str) -> None:
+    assert done.returncode == 2, done.stderr
+    assert done.stderr.count("\n") == 1, done.stderr
+    assert done.stderr.startswith("banditroute: ")
+    for part in parts:
+        assert part in done.stderr
