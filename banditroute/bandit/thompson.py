@@ -162,12 +162,12 @@ class Policy:
         return self._new >= self._needed
 
     @property
-    def arrays(self) -> tuple[NDArray[np.float64], NDArray[np.float64], NDArray[np.float32]]:
-        """What kernels work on until the next derive: state, working covariance and its copy; see `packing`.
+    def state(self) -> NDArray[np.float64]:
+        """What kernels work on until the next derive, working copy included; see `packing`.
 
         For loops that are compiled as a whole. What they fold into the working copy is told to `followed`.
         """
-        return self._state, self._half, self._twice
+        return self._state
 
     @property
     def cadence(self) -> tuple[int, float]:

@@ -47,14 +47,14 @@ def _watch(sums: Any, residual: float, variance: float) -> bool:
 # fmt: off
 @kernel
 def _learn(
-    state: Any, half: Any, twice: Any, rows: Any, sums: Any, cursor: Any, needed: float,
+    state: Any, rows: Any, sums: Any, cursor: Any, needed: float,
     x: Any, k: int, quality: float, expected: float, sd: float,
 ) -> bool:
     # fmt: on
     """Learn one vote as `Session.learn` does; return whether the posterior may have to be derived."""
-    residual, variance = surprise(state, half, x, k, quality)
+    residual, variance = surprise(state, x, k, quality)
     alarm = _watch(sums[k], residual, 1.0 + (variance - 1.0))
-    learn_quality(rows[k], state, half, twice, x, k, quality, expected, sd, 1.0, 0.0)
+    learn_quality(rows[k], state, x, k, quality, expected, sd, 1.0, 0.0)
     cursor[LEARNED] += 1
     cursor[ALARMED] = k if alarm else -1
     return alarm or cursor[LEARNED] >= needed
@@ -63,7 +63,7 @@ def _learn(
 # fmt: off
 @kernel
 def play_ours(
-    state: Any, half: Any, twice: Any, desk: Any, prices: Any, eligible: Any, key: Any, candidates: Any,
+    state: Any, desk: Any, prices: Any, eligible: Any, key: Any, candidates: Any,
     chance: Any, rows: Any, sums: Any, needed: float, start: int, horizon: int, sampled: int,
     x: Any, cost: Any, quality: Any, available: Any, delay: Any, chosen: Any, said: Any,
     heap: Any, free: Any, cursor: Any, open_x: Any, open_model: Any, open_numbers: Any,
@@ -71,7 +71,7 @@ def play_ours(
     # fmt: on
     """Decide and learn the rows of a piece from ``cursor[ROW]`` on, until a derive may be due or all are decided.
 
-    The first line is the policy (`Policy.arrays`, a `Single` and views of it), the second evidence, cumulative sums,
+    The first line is the policy (`Policy.state`, a `Single` and views of it), the second evidence, cumulative sums,
     and votes until the next derive; then the piece, and votes on their way. Returns why it came back.
     """
     models = prices.shape[0]
@@ -82,7 +82,7 @@ def play_ours(
             slot = arrive(heap, free, cursor)
             numbers = open_numbers[slot]
             if _learn(
-                state, half, twice, rows, sums, cursor, needed,
+                state, rows, sums, cursor, needed,
                 open_x[slot], open_model[slot], numbers[0], numbers[1], numbers[2],
             ):  # fmt: skip
                 return DERIVE
@@ -93,7 +93,7 @@ def play_ours(
             eligible[k] = available[i, k]
         key[0] = t
         ask = 1 if sampled > 0 and t % sampled == 0 else 0
-        k = decide_one(state, twice, x[i], desk, ask)
+        k = decide_one(state, x[i], desk, ask)
         chosen[i] = k
         if ask:
             said[0, i], said[1, i] = candidates[k, 0], chance[1]
@@ -103,7 +103,7 @@ def play_ours(
             continue
         if becomes == AT_ONCE:
             if _learn(
-                state, half, twice, rows, sums, cursor, needed,
+                state, rows, sums, cursor, needed,
                 x[i], k, quality[i, k], candidates[k, 0], candidates[k, 1],
             ):  # fmt: skip
                 return DERIVE

@@ -82,7 +82,7 @@ class CompiledOurs:
             votes.cursor[LEARNED], votes.cursor[ALARMED] = new, -1
             # fmt: off
             why = play_ours(
-                *self.policy.arrays, one.desk, one.prices, one.eligible, one.keys, one.candidates, one.chance,
+                self.policy.state, one.desk, one.prices, one.eligible, one.keys, one.candidates, one.chance,
                 self._rows, self._sums, needed, piece.start, self._horizon, self._sampled,
                 piece.x, piece.cost, piece.quality, piece.available, piece.delay, chosen, said,
                 *votes.arrays, *votes.contents,
