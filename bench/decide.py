@@ -13,7 +13,7 @@ from Vowpal Wabbit's probabilities is not on its clock. `limit` is what float32 
 each covariance would cost at the measured rate of one core, and nothing else. `ours-over-…` are medians of the
 ratios within a round, `bar` what the product promises.
 
-All times are CPU time of the process.
+`--quick` takes three sizes and fewer rounds. All times are CPU time of the process.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ from __future__ import annotations
 import itertools
 import math
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import numba
@@ -34,6 +34,7 @@ from bench.harness import Report, Row, interleave, options, progress, progress_d
 
 PACKAGES = ("banditroute", "numpy", "numba", "llvmlite", "vowpalwabbit", "mabwiser", "river")
 SIZES = ((4, 16), (8, 32), (8, 64), (16, 64), (16, 128))
+QUICK_SIZES = ((4, 16), (8, 64), (16, 64))
 MORE_SIZES = ((2, 16), (50, 64), (100, 64), (8, 256), (100, 256))  # ours alone: how cost and memory grow
 MAIN = (8, 64)  # the bars are set there
 BARS = {
@@ -43,8 +44,9 @@ BARS = {
     ("online", "river"): 60.0,
     ("online", "mabwiser"): 170.0,
 }
-SECONDS = 0.04  # of one measurement
+SECONDS = 0.04  # of one measurement, at least
 CONTEXTS = 256
+PASS = 16  # contexts that one call of what is measured takes one after the other
 EPISODE = 100_000
 VW = "--cb_explore_adf --squarecb --gamma_scale 100 -q xa --power_t 0 -l 0.05 --quiet --random_seed 1"
 ALPHA = 0.5
@@ -62,12 +64,22 @@ def rate(work: Callable[[int], Any], amount: int = 1) -> float:
     work(0)
     done, start = 0, time.process_time()
     while True:
-        for _ in range(8):
-            work(done % CONTEXTS)
-            done += 1
+        work(done)
+        done += 1
         elapsed = time.process_time() - start
         if elapsed > SECONDS:
             return done * amount / elapsed
+
+
+def each(act: Callable[[Any], Any], items: Sequence[Any]) -> Measure:
+    """Return what measures how often ``act`` is done per second, with one item after the other."""
+    parts = [items[i : i + PASS] for i in range(0, CONTEXTS, PASS)]
+
+    def work(number: int) -> None:
+        for item in parts[number % len(parts)]:
+            act(item)
+
+    return lambda: rate(work, PASS)
 
 
 class World:
@@ -113,17 +125,20 @@ def ours(world: World) -> dict[str, Measure]:
         cost_weight=1.0,
     )
 
-    def choose() -> float:
-        decide = policy.choose
-        return rate(lambda i: decide(one, rows[i], next(keys)))
+    decide = policy.choose
+    parts = [rows[i : i + PASS] for i in range(0, CONTEXTS, PASS)]
 
-    def weigh() -> float:
-        decide = policy.choose
-        return rate(lambda i: decide(one, rows[i], next(keys), propensity=True))
+    def choose(number: int) -> None:
+        for x in parts[number % len(parts)]:
+            decide(one, x, next(keys))
+
+    def weigh(number: int) -> None:
+        for x in parts[number % len(parts)]:
+            decide(one, x, next(keys), propensity=True)
 
     return {
-        "one": choose,
-        "one-propensity": weigh,
+        "one": lambda: rate(choose, PASS),
+        "one-propensity": lambda: rate(weigh, PASS),
         "batch256": lambda: rate(lambda _: policy.decide(batch, propensity=False), CONTEXTS),
         "derive": lambda: rate(lambda _: policy.derive(evidence)),
     }
@@ -134,15 +149,13 @@ def online(world: World, count: int) -> tuple[float, int]:
     policy, evidence = world.policy()
     one = policy.single(world.prices)
     one.limits[:3] = 400.0, 1000.0, 1.0
-    expected = one.candidates
     rows, quality, derives = world.rows, world.quality, 0
     start = time.process_time()
     for t in range(count):
         i = t % CONTEXTS
         x = rows[i]
         k = policy.choose(one, x, t)
-        policy.learn(evidence, k, x, quality[i][k], expected.item(k, 0), expected.item(k, 1))
-        if policy.due:
+        if policy.learn_served(evidence, one, k, x, quality[i][k]):
             policy.derive(evidence)
             derives += 1
     return count / (time.process_time() - start), derives
@@ -165,13 +178,14 @@ def vw(world: World, text: bool) -> dict[str, Measure]:
     if not text:
         asked, told = [workspace.parse(a) for a in asked], [workspace.parse(a) for a in told]
 
-    def both(i: int) -> None:
-        workspace.predict(asked[i])
-        workspace.learn(told[i])
+    def both(pair: tuple[Any, Any]) -> None:
+        workspace.predict(pair[0])
+        workspace.learn(pair[1])
 
-    for i in range(CONTEXTS):
-        both(i)
-    return {"one": lambda: rate(lambda i: workspace.predict(asked[i])), "online": lambda: rate(both)}
+    pairs = list(zip(asked, told, strict=True))
+    for pair in pairs:
+        both(pair)
+    return {"one": each(workspace.predict, asked), "online": each(both, pairs)}
 
 
 def river(world: World) -> dict[str, Measure]:
@@ -188,8 +202,8 @@ def river(world: World) -> dict[str, Measure]:
     for i in range(CONTEXTS):
         policy.update(i % world.models, contexts[i], world.quality[i][i % world.models])
     return {
-        "one": lambda: rate(lambda i: policy.pull(arms, context=contexts[i])),
-        "online": lambda: rate(both),
+        "one": lambda: rate(lambda i: policy.pull(arms, context=contexts[i % CONTEXTS])),
+        "online": lambda: rate(lambda i: both(i % CONTEXTS)),
     }
 
 
@@ -212,9 +226,9 @@ def mabwiser(world: World) -> dict[str, Measure]:
         mab.partial_fit([arm], [world.quality[i][arm]], rows[i])
 
     return {
-        "one": lambda: rate(lambda i: mab.predict(rows[i])),
+        "one": lambda: rate(lambda i: mab.predict(rows[i % CONTEXTS])),
         "batch256": lambda: rate(lambda _: mab.predict(x), CONTEXTS),
-        "online": lambda: rate(both),
+        "online": lambda: rate(lambda i: both(i % CONTEXTS)),
     }
 
 
@@ -254,6 +268,7 @@ def size_rows(report: Report, world: World, rounds: int, episode: int) -> None:
         value, derives[0] = online(world, episode)
         return value
 
+    online(world, 100)  # what is compiled is not measured
     contenders: dict[tuple[str, str], Measure] = {
         (case, "banditroute"): measure for case, measure in ours(world).items()
     }
@@ -327,11 +342,12 @@ def main() -> None:
     arguments = options(__doc__).parse_args()
     report = Report("decide", PACKAGES)
     quick = arguments.quick
-    for models, d in SIZES:
+    for models, d in QUICK_SIZES if quick else SIZES:
         main_size = (models, d) == MAIN
-        rounds = (5 if main_size else 3) if quick else (15 if main_size else 7)
-        size_rows(report, World(models, d), rounds, EPISODE // (10 if quick and not main_size else 1))
-    growth_rows(report, 2 if quick else 5)
+        rounds = (5 if main_size else 2) if quick else (15 if main_size else 7)
+        size_rows(report, World(models, d), rounds, EPISODE)
+    if not quick:
+        growth_rows(report, 5)
     progress_done()
     report.show(arguments.json)
 

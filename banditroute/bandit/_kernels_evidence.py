@@ -216,3 +216,13 @@ def learn_quality(
     _add_quality(row, state[at : at + d], quality, quality_pred, sd_pred, 1.0, 1.0)
     _update(state, k, quality - bias, weight)
     return True
+
+
+@kernel
+def learn_served(
+    row: Any, state: Any, x: Any, k: int, expected: Any, quality: float, weight: float, bias: float
+) -> bool:
+    """Do what `learn_quality` does, with the prediction that ``expected`` holds: the candidates of a decision, flat."""
+    if not 0 <= 5 * k < expected.shape[0]:
+        return False
+    return learn_quality(row, state, x, k, quality, expected[5 * k], expected[5 * k + 1], weight, bias)

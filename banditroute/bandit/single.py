@@ -46,7 +46,8 @@ class Single:
     """
 
     __slots__ = (
-        "candidates", "chance", "desk", "eligible", "info", "keys", "limits", "prices", "rank", "score",
+        "candidates", "chance", "desk", "eligible", "expected", "info", "key", "keys", "limits", "prices", "rank",
+        "score",
     )  # fmt: skip
 
     def __init__(self, models: int, d: int, prices: ArrayLike) -> None:
@@ -64,11 +65,13 @@ class Single:
         self.limits: Floats = self.desk[:9]
         self.limits[:] = UNLIMITED
         self.keys: NDArray[np.uint64] = self.desk.view(np.uint64)[_KEY : _KEY + 1]
+        self.key = self.keys.data  # which is quicker to write to
         self.info: NDArray[np.int32] = words[2 * _INFO : 2 * _INFO + 3]
         self.chance: Floats = self.desk[_CHANCE : _CHANCE + 2]
         self.prices: Floats = self.desk[places[0]].reshape(models, 2)
         self.prices[:] = prices
-        self.candidates: Floats = self.desk[places[1]].reshape(models, 5)
+        self.expected: Floats = self.desk[places[1]]
+        self.candidates: Floats = self.expected.reshape(models, 5)
         self.score: Floats = self.desk[_HEAD : _HEAD + models]
         self.rank: NDArray[np.int32] = words[2 * places[2].start : 2 * places[2].start + models]
         self.eligible: NDArray[np.bool_] = flagged[8 * places[3].start : 8 * places[3].start + models]

@@ -12,7 +12,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from typing import Final
+from typing import Final, NoReturn
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
@@ -116,7 +116,7 @@ class Policy:
         if posterior.models != self.models:
             self.models = posterior.models
             self.index = {model.key: k for k, model in enumerate(self.models)}
-            self._rows: dict[tuple[int, str], RowKey] = {}
+            self._rows: dict[str, list[RowKey]] = {}
             self._names = [model_key(*model.key) for model in self.models]
         self._state = pack_state(posterior, self._names, self.seed, self.floor, greedy=self.greedy)
         self._kinds = {kind.name: (kind.weight, kind.bias) for kind in posterior.kinds}
@@ -241,25 +241,82 @@ class Policy:
         """
         if not type(quality) is type(quality_pred) is type(sd_pred) is float:
             quality, quality_pred, sd_pred = float(quality), float(quality_pred), float(sd_pred)  # one type
-        key = self._rows.get((model, kind))
-        if key is None:
-            name, generation = self.models[model].key
-            key = self._rows[model, kind] = RowKey(name, generation, kind)
         weight, bias = self._kinds.get(kind, YARDSTICK)
+        key = self._row_key(model, kind)
         row = evidence.rows.get(key)
-        new = row is None
-        if row is None:
-            row = evidence.row(key)
         # fmt: off
-        done = x.dtype == FLOAT32 and (quality != quality or _kernels_evidence.learn_quality(
-            row, self._state, x, model, quality, quality_pred, sd_pred, weight, bias
-        ))
+        if x.dtype != FLOAT32 or (quality == quality and not _kernels_evidence.learn_quality(
+            evidence.row(key) if row is None else row,
+            self._state, x, model, quality, quality_pred, sd_pred, weight, bias,
+        )):
+            self._refuse(evidence, None if row is not None else key, quality, x)
         # fmt: on
-        if not done:
-            if new:
-                del evidence.rows[key]
-            raise ValueError(f"a vote is finite numbers and a context float32[{self.d}], got {quality}, {x}")
         self._new += 1
+
+    def learn_served(
+        self,
+        evidence: Evidence,
+        one: Single,
+        model: int,
+        x: NDArray[np.float32],
+        quality: float,
+        kind: str = "score",
+    ) -> bool:
+        """Learn a quality as `learn` does, with the prediction of the last choice on a desk; return whether `due`.
+
+        Parameters
+        ----------
+        evidence : Evidence
+            What the vote is added to.
+        one : Single
+            The desk; its ``candidates`` are what was expected.
+        model : int
+            The model that served.
+        x : float32[d]
+            Context of the choice.
+        quality : float
+            What came back.
+        kind : str
+            Kind of feedback.
+
+        Returns
+        -------
+        bool
+            Whether a derive is due.
+
+        Raises
+        ------
+        ValueError
+            If ``x`` is not float32[d] or a number is infinite; nothing is written then.
+        """
+        weight, bias = self._kinds.get(kind, YARDSTICK)
+        key = self._row_key(model, kind)
+        row = evidence.rows.get(key)
+        # fmt: off
+        if (x.dtype is not FLOAT32 and x.dtype != FLOAT32) or (
+            quality == quality and not _kernels_evidence.learn_served(
+                evidence.row(key) if row is None else row,
+                self._state, x, model, one.expected, float(quality), weight, bias,
+            )
+        ):
+            self._refuse(evidence, None if row is not None else key, quality, x)
+        # fmt: on
+        self._new += 1
+        return self._new >= self._needed
+
+    def _row_key(self, model: int, kind: str) -> RowKey:
+        keys = self._rows.get(kind)
+        if keys is None:
+            keys = self._rows[kind] = [RowKey(*each.key, kind) for each in self.models]
+        return keys[model]
+
+    def _refuse(
+        self, evidence: Evidence, key: RowKey | None, quality: float, x: NDArray[np.float32]
+    ) -> NoReturn:
+        """Raise what a bad vote is refused with; ``key`` is of a row that was made for it."""
+        if key is not None:
+            evidence.rows.pop(key, None)
+        raise ValueError(f"a vote is finite numbers and a context float32[{self.d}], got {quality}, {x}")
 
     def single(self, prices: ArrayLike) -> Single:
         """Return the columns of one request that may choose any model, to be used again and again by `choose`."""
@@ -291,7 +348,7 @@ class Policy:
         """
         if x.dtype is not FLOAT32 and x.dtype != FLOAT32:  # the first comparison is the cheap one
             raise ValueError(f"a decision takes a context of float32, got {x.dtype}")
-        one.keys[0] = key
+        one.key[0] = key
         chosen = decide_one(self._state, x, one.desk, 1 if propensity else 0)
         if chosen < -1:
             raise ValueError(

@@ -417,7 +417,7 @@ def test_a_desk_or_a_context_of_another_shape_is_refused(policy):
     policy.set_models(policy.models[:2])
     with pytest.raises(ValueError, match="takes"):
         policy.choose(one, x, 1)
-    with pytest.raises(OverflowError):
+    with pytest.raises(ValueError, match="invalid value"):
         policy.choose(policy.single(PRICES[:2]), x, -1)
     policy.set_models([])
     none = policy.single(np.empty((0, 2)))
@@ -441,9 +441,20 @@ def test_learning_in_one_call_equals_evidence_and_working_copy_bit_for_bit(d):
     assert first == second
     assert fused._state.tobytes() == apart._state.tobytes()
     assert fused._new == apart._new == 60
+    one = fused.single(np.ones((K, 2)))
+    for i, x in enumerate(contexts(rng, 10, d)):
+        k = fused.choose(one, x, i)
+        expected, sd = one.candidates[k, :2].tolist()
+        fused.learn_served(first, one, k, x, 0.25)
+        apart.learn(second, k, x, 0.25, expected, sd)
+    assert first == second
+    assert fused._state.tobytes() == apart._state.tobytes()
     before = first.copy()
     x = np.ones(d, np.float32)
     empty = Evidence(d)
+    with pytest.raises(ValueError, match="finite"):
+        fused.learn_served(empty, one, 0, x, math.inf)
+    assert not empty.rows
     with pytest.raises(ValueError, match="finite"):
         fused.learn(empty, 0, x, math.inf)
     assert not empty.rows
@@ -452,7 +463,7 @@ def test_learning_in_one_call_equals_evidence_and_working_copy_bit_for_bit(d):
             fused.learn(first, 0, *bad)
     fused.learn(first, 0, x, math.nan)
     assert first == before
-    assert fused._new == 61
+    assert fused._new == 71
 
 
 def test_a_batch_of_other_shapes_is_refused(policy):
