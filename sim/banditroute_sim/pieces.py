@@ -13,7 +13,8 @@ from numpy.typing import NDArray
 from banditroute.errors import DataSetError, MissingExtraError
 from banditroute_sim.tables import Table
 
-_ROWS: Final = 4096  # of a piece
+_ROWS: Final = 4096  # of a piece, at most
+_BYTES: Final = 1 << 24  # that a piece has on average, at most
 _BUFFER: Final = 1 << 20  # bytes of a column that are read at once
 
 
@@ -70,6 +71,9 @@ class Pieces:
         file = self._open()
         self.columns: tuple[str, ...] = tuple(file.schema_arrow.names)
         self.count: int = file.metadata.num_rows
+        groups = (file.metadata.row_group(i) for i in range(file.metadata.num_row_groups))
+        size = sum(group.total_byte_size for group in groups)
+        self._rows = max(1, min(_ROWS, _BYTES * self.count // max(size, 1)))
         file.close()
 
     def need(self, columns: Sequence[str]) -> None:
@@ -81,14 +85,14 @@ class Pieces:
             )
 
     def read(self, columns: Sequence[str]) -> Iterator[Piece]:
-        """Yield the rows, some thousand at a time, with these columns alone."""
+        """Yield the rows, some thousand at a time at most, with these columns alone."""
         self.need(columns)
         import pyarrow as pa  # noqa: PLC0415 - an optional dependency
 
         first = 0
         file = self._open()
         try:
-            for batch in file.iter_batches(_ROWS, columns=list(columns), use_threads=False):
+            for batch in file.iter_batches(self._rows, columns=list(columns), use_threads=False):
                 yield Piece(Table(self.path, pa.Table.from_batches([batch])), first)
                 first += batch.num_rows
         except (OSError, pa.ArrowException) as error:
