@@ -8,6 +8,7 @@ decorated with it.
 
 from __future__ import annotations
 
+import contextlib
 import os
 from collections.abc import Callable
 from pathlib import Path
@@ -64,7 +65,7 @@ def njit_cached(**options: Any) -> Callable[[Callable[P, R]], Callable[P, R]]:
     def decorate(function: Callable[P, R]) -> Callable[P, R]:
         if _may_cache():
             try:
-                return cast("Callable[P, R]", numba.njit(cache=True, **options)(function))
+                return cast("Callable[P, R]", _sparing(numba.njit(cache=True, **options)(function)))
             except RuntimeError as error:
                 # numba looks for a writable folder when it decorates and has no narrower exception for
                 # finding none. Asking it is the only answer that cannot disagree with it.
@@ -73,6 +74,20 @@ def njit_cached(**options: Any) -> Callable[[Callable[P, R]], Callable[P, R]]:
         return cast("Callable[P, R]", numba.njit(**options)(function))
 
     return decorate
+
+
+def _sparing(dispatcher: Any) -> Any:
+    """Let a kernel that was compiled run although the disk is too full to keep it for the next process."""
+    cache = getattr(dispatcher, "_cache", None)
+    save = getattr(cache, "save_overload", None)
+    if save is not None:
+
+        def save_overload(*arguments: Any) -> None:
+            with contextlib.suppress(OSError):
+                save(*arguments)
+
+        cache.save_overload = save_overload  # type: ignore[union-attr]  # there is one, or there is no method
+    return dispatcher
 
 
 def _may_cache() -> bool:
