@@ -72,7 +72,8 @@ def test_a_withdrawn_vote_leaves_evidence_as_if_it_had_never_been_there(seed: in
     got = learned(seed, withdrawn=True, by_voter=by_voter).learner
     want = learned(seed, withdrawn=False, by_voter=by_voter).learner
     assert got.fields.shrink == want.fields.shrink
-    assert got.fields.decay == want.fields.decay < -1.0
+    assert got.fields.decay == pytest.approx(want.fields.decay, rel=1e-12)  # steps of it fall elsewhere
+    assert got.fields.decay < -1.0
     assert got.ledger["revised"] > want.ledger["revised"]
     assert got.evidence.rows.keys() == want.evidence.rows.keys()
     for key, row in want.evidence.rows.items():
