@@ -8,6 +8,7 @@ decorated with it.
 
 from __future__ import annotations
 
+import contextlib
 import functools
 import os
 import zlib
@@ -68,7 +69,7 @@ def njit_cached(**options: Any) -> Callable[[Callable[P, R]], Callable[P, R]]:
             try:
                 compiled = numba.njit(cache=True, **options)(function)
                 _stamp(compiled, function)
-                return cast("Callable[P, R]", compiled)
+                return cast("Callable[P, R]", _sparing(compiled))
             except RuntimeError as error:
                 # numba looks for a writable folder when it decorates and has no narrower exception for
                 # finding none. Asking it is the only answer that cannot disagree with it.
@@ -113,6 +114,20 @@ def _imported(file: str, names: Mapping[str, Any]) -> int:
 @functools.cache
 def _checksum(path: str) -> int:
     return zlib.crc32(Path(path).read_bytes())
+
+
+def _sparing(dispatcher: Any) -> Any:
+    """Let a kernel that was compiled run although the disk is too full to keep it for the next process."""
+    cache = getattr(dispatcher, "_cache", None)
+    save = getattr(cache, "save_overload", None)
+    if save is not None:
+
+        def save_overload(*arguments: Any) -> None:
+            with contextlib.suppress(OSError):
+                save(*arguments)
+
+        cache.save_overload = save_overload  # type: ignore[union-attr]  # there is one, or there is no method
+    return dispatcher
 
 
 def _may_cache() -> bool:
