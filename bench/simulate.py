@@ -34,7 +34,7 @@ from bench.harness import Report, Row, interleave, options, progress, progress_d
 
 PACKAGES = ("banditroute", "numpy", "numba", "river", "mabwiser", "joblib")
 SEED = 1000
-ROUNDS, QUICK_ROUNDS = 1_000_000, 200_000
+ROUNDS, QUICK_ROUNDS, SUITE_ROUNDS = 400_000, 200_000, 1_000_000
 ROUTER, RIVER, LINUCB, MABWISER = 8192, 5000, 1500, 600
 POLL = 256
 BARS = {"compiled": 500_000.0, "router": 100_000.0, "flip-1M-20-seeds": 180.0}
@@ -170,7 +170,7 @@ def suite() -> Row:
     start = time.perf_counter()
     simulate(
         SimulateOptions(
-            scenarios=("flip",), policies=SUITE, seeds=20, first_seed=SEED, horizon=ROUNDS, workers=2
+            scenarios=("flip",), policies=SUITE, seeds=20, first_seed=SEED, horizon=SUITE_ROUNDS, workers=2
         ),
         lambda done, total: progress(f"flip: {done} of {total} seeds"),
     )

@@ -1,5 +1,6 @@
 """Compiled players choose what the step-by-step policies choose, however an episode is cut into pieces."""
 
+import tracemalloc
 from dataclasses import replace
 
 import numpy as np
@@ -8,12 +9,12 @@ import pytest
 from banditroute.bandit.change import THRESHOLD, ChangeDetector
 from banditroute.bandit.evidence import ModelKey
 from banditroute_sim.policies import POLICIES
-from banditroute_sim.scenarios import NEVER, SCENARIOS, SUITE, draw, pieces
+from banditroute_sim.scenarios import NEVER, PIECE, SCENARIOS, SUITE, draw, pieces
 from banditroute_sim.simulate._kernels_ours import _watch
 from banditroute_sim.simulate.compiled import BASELINES, CompiledBaseline, CompiledOurs
 from banditroute_sim.simulate.measures import Measure, Recovery, Truth, stretches
 from banditroute_sim.simulate.players import PLACES, Played, Stepped
-from banditroute_sim.simulate.running import _contiguous
+from banditroute_sim.simulate.running import Job, _contiguous, play_seed
 from banditroute_sim.simulation import recovery, run
 
 ROUNDS, SIZE, SEED = 1500, 400, 9
@@ -221,3 +222,15 @@ def test_stretches_tile_the_episode():
         assert ends[-1] == horizon
         assert (np.diff(ends) > 0).all()
         assert len(ends) == min(horizon, 100)
+
+
+def test_a_long_episode_needs_the_memory_of_a_piece():
+    def peak(rounds):
+        tracemalloc.start()
+        play_seed(Job("flip", 1, rounds, ("banditroute", "uniform", "best-fixed")))
+        _, most = tracemalloc.get_traced_memory()
+        tracemalloc.stop()
+        return most
+
+    peak(100)  # compiles
+    assert peak(10 * PIECE) < 1.1 * peak(4 * PIECE)

@@ -50,14 +50,18 @@ class ThroughRouter(Opaque):
         self._rng = np.random.default_rng([seed, 29])
         self._wire = episode.messages
         self._held: list[tuple[int, dict[str, Any]]] = []
-        self._sent = 0
+        self._sent = self._asked = 0
+        self._ids: dict[int, str] = {}
 
     def choose(self, t: int, x: Context, cost: Floats, available: Bools) -> int:
         """See `Chooser.choose`."""
         for k in np.flatnonzero(cost != self._prices):
             self.router.control(PriceEdit(self._names[k], float(cost[k]), 0.0))
         self._prices = cost.copy()
-        request: dict[str, Any] = {"request_id": str(t), "input_tokens": _TOKENS}
+        # A round may be asked again: an id is never used twice.
+        self._asked += 1
+        self._ids[t] = f"{t}-{self._asked}"
+        request: dict[str, Any] = {"request_id": self._ids[t], "input_tokens": _TOKENS}
         request |= {"context": x[1:].tolist()} if len(x) > 1 else {"prompt": ""}
         if not available.all():
             request["deny"] = [self._names[k] for k in np.flatnonzero(~available)]
@@ -68,7 +72,7 @@ class ThroughRouter(Opaque):
     def learn(self, t: int, x: Context, model: int, quality: float) -> None:  # noqa: ARG002
         """See `Chooser.learn`."""
         event = {
-            "request_id": str(t),
+            "request_id": self._ids[t],
             "feedback_id": f"f{t}",
             "model": self._names[model],
             "kind": "score",
