@@ -14,7 +14,16 @@ import numpy as np
 from banditroute.bandit._kernels import kernel as allocating
 from banditroute.bandit._kernels_chance import kernel, outer, stream_of, uniform
 from banditroute.bandit._kernels_eight import BOUND, central_normals, expectations, scores
-from banditroute.bandit._kernels_lanes import BLOCK, TILE, dots_4, dots_4_4, dots_8, products, triangle_size
+from banditroute.bandit._kernels_lanes import (
+    BLOCK,
+    TILE,
+    dots_4,
+    dots_4_4,
+    quadratics_4,
+    quadratics_4_4,
+    quadratics_8,
+    triangle_size,
+)
 from banditroute.bandit._kernels_propensity import propensity
 from banditroute.bandit.packing import (
     BONUS,
@@ -289,16 +298,16 @@ def _decide(
 
 
 @kernel
-def _multiply(state: Any, small: Any, x64: Any, pairs: Any, means: Any, q: Any) -> None:
+def _multiply(state: Any, small: Any, x64: Any, clean: Any, means: Any, q: Any) -> None:
     """Write xᵀmu of every model and of log tokens, and half of xᵀVx; the same sums as four requests at once have."""
     models, wide, start = int(state[0]), int(state[2]), int(state[COVARIANCE_AT])
     size, rows, tall = triangle_size(wide), (models // TILE + 1) * TILE, -(-models // TILE) * TILE
     for k in range(0, rows, TILE):
         dots_4(x64, 0, 0, state, HEADER + k * wide, wide, means, k, 0)
     for k in range(0, tall - TILE, 2 * TILE):
-        dots_8(pairs, 0, 0, small, start + k * size, size, q, k, 0)
+        quadratics_8(clean, 0, 0, wide, small, start + k * size, size, q, k, 0)
     if tall // TILE % 2 == 1:
-        dots_4(pairs, 0, 0, small, start + (tall - TILE) * size, size, q, tall - TILE, 0)
+        quadratics_4(clean, 0, 0, wide, small, start + (tall - TILE) * size, size, q, tall - TILE, 0)
 
 
 # fmt: off
@@ -306,7 +315,7 @@ def _multiply(state: Any, small: Any, x64: Any, pairs: Any, means: Any, q: Any) 
 def _decide_rows(
     state: Any, x: Any, keys: Any, limits: Any, eligible: Any, prices: Any, ask: int,
     cand: Any, score: Any, rank: Any, info: Any, chance: Any,
-    clean: Any, x64: Any, pairs: Any, means: Any, q: Any, score_one: Any, ok: Any, work: Any,
+    clean: Any, x64: Any, means: Any, q: Any, score_one: Any, ok: Any, work: Any,
 ) -> None:
     # fmt: on
     """Decide every request of a batch, four at a time; from ``clean`` on the arrays are scratch space."""
@@ -317,16 +326,15 @@ def _decide_rows(
         together = min(TILE, x.shape[0] - start)
         for r in range(together):
             _load(x[start + r], clean[r * wide :], x64[r * wide :])
-            products(clean, r * wide, wide, pairs, r * size)
         if together == TILE:
             for k in range(0, rows, TILE):
                 dots_4_4(x64, 0, wide, state, HEADER + k * wide, wide, means, k, lanes + TILE)
             for k in range(0, tall, TILE):
-                dots_4_4(pairs, 0, size, small, covariance + k * size, size, q, k, lanes)
+                quadratics_4_4(clean, 0, wide, wide, small, covariance + k * size, size, q, k, lanes)
         else:
             for r in range(together):
                 _multiply(
-                    state, small, x64[r * wide :], pairs[r * size :], means[r * (lanes + TILE) :], q[r * lanes :]
+                    state, small, x64[r * wide :], clean[r * wide :], means[r * (lanes + TILE) :], q[r * lanes :]
                 )
         for r in range(together):
             i = start + r
@@ -349,7 +357,7 @@ def decide_batch(
     models, wide, lanes = int(state[0]), int(state[2]), int(state[LANES_AT])
     _decide_rows(
         state, x, keys, limits, eligible, prices, ask, cand, score, rank, info, chance,
-        np.zeros(TILE * wide, np.float32), np.zeros(TILE * wide), np.empty(TILE * triangle_size(wide), np.float32),
+        np.zeros(TILE * wide, np.float32), np.zeros(TILE * wide),
         np.zeros(TILE * (lanes + TILE)), np.zeros(TILE * lanes), np.empty(lanes), np.empty(models, np.bool_),
         np.zeros(5 * lanes),
     )  # fmt: skip
@@ -373,16 +381,13 @@ def decide_one(state: Any, x: Any, desk: Any, ask: int) -> int:
     at += 2 * lanes + BLOCK
     x64, clean = desk[at : at + wide], narrow[2 * (at + wide) : 2 * (at + wide) + wide]
     at += 2 * wide
-    pairs = narrow[2 * at : 2 * at + triangle_size(wide)]
-    at += triangle_size(wide) // 2
     prices, cand = desk[at : at + 2 * models], desk[at + 2 * models : at + 7 * models]
     at += 7 * models
     rank = words[2 * at : 2 * at + models]
     at += (models + 1) // 2
     eligible, ok = flags[8 * at : 8 * at + models], flags[8 * (at + lanes // 8) : 8 * (at + lanes // 8) + models]
     _load(x, clean, x64)
-    products(clean, 0, wide, pairs, 0)
-    _multiply(state, state.view(np.float32), x64, pairs, means, q)
+    _multiply(state, state.view(np.float32), x64, clean, means, q)
     info = words[20:23]
     _decide(
         state, desk.view(np.uint64)[9], desk[:9], eligible, prices, means, q, ask, lanes,

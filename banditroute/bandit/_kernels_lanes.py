@@ -6,8 +6,8 @@ multiply-add, so a result depends neither on the processor nor on how many produ
 them shares loads, never sums.
 
 A *half matrix* is the lower triangle of a symmetric matrix of ``wide`` rows, a multiple of eight, with half of its
-diagonal, in float32: the matrix is the sum of it and its transpose. Row after row, each padded with zeros to a
-multiple of eight, so that no vector straddles two cache lines.
+diagonal, in float32: the matrix is the sum of it and its transpose. It is stored in blocks of eight columns, one after
+the other; a block has the eight numbers of each row from its diagonal down, zero right of the diagonal.
 """
 
 from __future__ import annotations
@@ -157,7 +157,7 @@ def _dots(rows: int, columns: int) -> Any:
     return intrinsic(dots)
 
 
-dots_4, dots_8, dots_4_4 = _dots(1, TILE), _dots(1, 2 * TILE), _dots(TILE, TILE)
+dots_4, dots_4_4 = _dots(1, TILE), _dots(TILE, TILE)
 
 
 @intrinsic
@@ -177,34 +177,71 @@ def dot(typing: Any, a: Any, a_at: Any, b: Any, b_at: Any, n: Any) -> Any:
     return types.float64(a, types.intp, b, types.intp, types.intp), lower
 
 
-def _row_starts(builder: Any, at: Any, top: Any) -> list[Any]:
-    """Return where eight rows of a half matrix start; the first row, ``top``, is a multiple of eight."""
-    length = builder.add(top, STEP)
-    starts = [builder.add(at, builder.lshr(builder.mul(top, length), ir.Constant(WORD, 1)))]
-    for _ in range(1, BLOCK):
-        starts.append(builder.add(starts[-1], length))
-    return starts
+def _block(builder: Any, at: Any, wide: Any, top: Any, j: Any) -> list[Any]:
+    """Return where row ``top`` and the seven after it begin in the block of columns j..j + 7 of a half matrix."""
+    eight, one = STEP, ir.Constant(WORD, 1)
+    before = builder.lshr(builder.mul(j, builder.sub(j, eight)), one)
+    start = builder.add(at, builder.sub(builder.mul(j, wide), before))
+    start = builder.add(start, builder.mul(builder.sub(top, j), eight))
+    return [builder.add(start, ir.Constant(WORD, BLOCK * r)) for r in range(BLOCK)]
 
 
-@intrinsic
-def products(typing: Any, x: Any, x_at: Any, wide: Any, out: Any, out_at: Any) -> Any:
-    """Write the products x_i x_j of one context, float32, in the order of a half matrix (j up to the padding)."""
+def _quadratics(requests: int, models: int) -> Any:
+    """Return the intrinsic that multiplies half matrices of some models by the contexts of some requests."""
 
-    def lower(context: Any, builder: Any, signature: Any, args: Any) -> Any:
-        source, target = (data_of(context, builder, signature.args[i], args[i]) for i in (0, 3))
-        _, x_at, wide, _, out_at = args
-        with cgutils.for_range_slice(builder, ZERO, wide, STEP, inc=True) as (top, _count):
-            start, end = _row_starts(builder, out_at, top)[0], builder.add(top, STEP)
-            for r in range(BLOCK):
-                own = builder.gep(source, [builder.add(x_at, builder.add(top, ir.Constant(WORD, r)))])
-                factor = splat(builder, builder.load(own), BLOCK)
-                with cgutils.for_range_slice(builder, ZERO, end, STEP, inc=True) as (j, _inner):
-                    theirs = read(builder, source, builder.add(x_at, j), NARROW)
-                    write(builder, builder.fmul(factor, theirs), target, builder.add(start, j))
-                start = builder.add(start, end)
-        return context.get_dummy_value()
+    def quadratics(
+        typing: Any, x: Any, x_at: Any, x_step: Any, wide: Any, w: Any, w_at: Any, size: Any, out: Any, out_at: Any,
+        out_step: Any,
+    ) -> Any:  # fmt: skip
+        """Write xᵀWx to out[out_at + r * out_step + m], which is half of xᵀ(W + Wᵀ)x.
 
-    return types.void(x, types.intp, types.intp, out, types.intp), lower
+        Context r is at x[x_at + r * x_step], half matrix m at w[w_at + m * size]; sums are float32, the result float64.
+        """
+
+        def lower(context: Any, builder: Any, signature: Any, args: Any) -> Any:
+            kinds = signature.args
+            source, matrix, target = (data_of(context, builder, kinds[i], args[i]) for i in (0, 4, 7))
+            _, x_at, x_step, wide, _, w_at, size, _, out_at, out_step = args
+            rows = [builder.add(x_at, builder.mul(x_step, ir.Constant(WORD, r))) for r in range(requests)]
+            starts = [builder.add(w_at, builder.mul(size, ir.Constant(WORD, m))) for m in range(models)]
+            sums = accumulators(builder, NARROW, requests * models)
+            columns = accumulators(builder, NARROW, requests * models)
+            with cgutils.for_range_slice(builder, ZERO, wide, STEP, inc=True) as (j, _count):
+                first = _block(builder, ZERO, wide, ZERO, j)[0]
+                for place in columns:
+                    builder.store(ir.Constant(NARROW, [0.0] * BLOCK), place)
+                with cgutils.for_range_slice(builder, j, wide, ir.Constant(WORD, 1), inc=True) as (i, _inner):
+                    at = builder.add(first, builder.mul(i, STEP))
+                    factors = [
+                        splat(builder, builder.load(builder.gep(source, [builder.add(row, i)])), BLOCK)
+                        for row in rows
+                    ]
+                    for m in range(models):
+                        values = read(builder, matrix, builder.add(starts[m], at), NARROW)
+                        for r in range(requests):
+                            _add_to(builder, columns[r * models + m], builder.fmul(factors[r], values))
+                for r in range(requests):
+                    own = read(builder, source, builder.add(rows[r], j), NARROW)
+                    for m in range(models):
+                        place = r * models + m
+                        _add_to(builder, sums[place], builder.fmul(builder.load(columns[place]), own))
+            for r in range(requests):
+                line = totals(builder, [builder.load(place) for place in sums[r * models : (r + 1) * models]])
+                line = builder.fpext(line, ir.VectorType(DOUBLE, models))
+                write(builder, line, target, builder.add(out_at, builder.mul(out_step, ir.Constant(WORD, r))))
+            return context.get_dummy_value()
+
+        whole = types.intp
+        return types.void(x, whole, whole, whole, w, whole, whole, out, whole, whole), lower
+
+    return intrinsic(quadratics)
+
+
+quadratics_4, quadratics_8, quadratics_4_4 = (
+    _quadratics(1, TILE),
+    _quadratics(1, 2 * TILE),
+    _quadratics(TILE, TILE),
+)
 
 
 @intrinsic
@@ -215,23 +252,22 @@ def half_times(typing: Any, w: Any, at: Any, x: Any, x_at: Any, wide: Any, out: 
         line, source, target = (data_of(context, builder, signature.args[i], args[i]) for i in (0, 2, 5))
         _, at, _, x_at, wide, _, out_at = args
 
-        def tile(starts: list[Any], j: Any, factors: list[Any], sums: list[Any], kept: Any) -> Any:
+        def tile(top: Any, j: Any, factors: list[Any], sums: list[Any], kept: Any) -> Any:
             theirs = read(builder, source, builder.add(x_at, j), NARROW)
-            for start, factor, place in zip(starts, factors, sums, strict=True):
-                values = read(builder, line, builder.add(start, j), NARROW)
+            for start, factor, place in zip(_block(builder, at, wide, top, j), factors, sums, strict=True):
+                values = read(builder, line, start, NARROW)
                 _add_to(builder, place, builder.fmul(values, theirs))
                 kept = builder.fadd(kept, builder.fmul(factor, values))
             return kept
 
         with cgutils.for_range_slice(builder, ZERO, wide, STEP, inc=True) as (top, _count):
-            starts = _row_starts(builder, at, top)
             factors = _splats(builder, read(builder, source, builder.add(x_at, top), NARROW))
             sums = accumulators(builder, NARROW, BLOCK)
             with cgutils.for_range_slice(builder, ZERO, top, STEP, inc=True) as (j, _inner):
                 place = builder.add(out_at, j)
-                kept = tile(starts, j, factors, sums, read(builder, target, place, NARROW))
+                kept = tile(top, j, factors, sums, read(builder, target, place, NARROW))
                 write(builder, kept, target, place)
-            kept = tile(starts, top, factors, sums, ir.Constant(NARROW, [0.0] * BLOCK))
+            kept = tile(top, top, factors, sums, ir.Constant(NARROW, [0.0] * BLOCK))
             kept = builder.fadd(kept, totals(builder, [builder.load(place) for place in sums]))
             write(builder, kept, target, builder.add(out_at, top))
         return context.get_dummy_value()
@@ -253,16 +289,16 @@ def downdate(typing: Any, w: Any, at: Any, x: Any, x_at: Any, wide: Any, c: Any)
             write(builder, builder.fsub(read(builder, line, place, NARROW), product), line, place)
 
         with cgutils.for_range_slice(builder, ZERO, wide, STEP, inc=True) as (top, _count):
-            starts = _row_starts(builder, at, top)
             own = read(builder, source, builder.add(x_at, top), NARROW)
             factors = _splats(builder, builder.fmul(splat(builder, c, BLOCK), own))
-            for start, factor in zip(starts, factors, strict=True):
-                with cgutils.for_range_slice(builder, ZERO, top, STEP, inc=True) as (j, _inner):
-                    theirs = read(builder, source, builder.add(x_at, j), NARROW)
-                    subtract(builder.add(start, j), factor, theirs)
-            for r in range(BLOCK):  # half of the diagonal, and nothing of the padding
+            with cgutils.for_range_slice(builder, ZERO, top, STEP, inc=True) as (j, _inner):
+                theirs = read(builder, source, builder.add(x_at, j), NARROW)
+                for start, factor in zip(_block(builder, at, wide, top, j), factors, strict=True):
+                    subtract(start, factor, theirs)
+            corner = _block(builder, at, wide, top, top)
+            for r in range(BLOCK):  # half of the diagonal, and nothing right of it
                 share = ir.Constant(NARROW, [*[1.0] * r, 0.5, *[0.0] * (BLOCK - 1 - r)])
-                subtract(builder.add(starts[r], top), builder.fmul(factors[r], share), own)
+                subtract(corner[r], builder.fmul(factors[r], share), own)
         return context.get_dummy_value()
 
     whole = types.intp

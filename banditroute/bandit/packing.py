@@ -7,8 +7,8 @@ columns of one number per model (noise sd, token offset, token ratio, latency in
 bits of the name key, and the bonus per unit of xᵀVx; a model without bonus is not explored), then the mean context,
 scratch space for two contexts in float64, and for the same in float32.
 
-The *working covariance* is at the end, float32: the half matrix of every model (`_kernels_lanes`), so that
-xᵀVx is twice one product with the products of x; it has zero models up to a multiple of four. It follows votes between
+The *working covariance* is at the end, float32: the half matrix W of every model (`_kernels_lanes`), so that
+xᵀVx is twice xᵀWx; it has zero models up to a multiple of four. It follows votes between
 two derives, a tenth more of them, so what float32 rounds away does not add up.
 """
 
@@ -80,8 +80,8 @@ def covariance_of(state: Floats) -> Floats:
     """Return a copy of the working covariance of a state: float64[K, d, d]."""
     d = int(state[1])
     i, j = np.tril_indices(d)
-    block = i // BLOCK
-    start = BLOCK * BLOCK * block * (block + 1) // 2 + (i - BLOCK * block) * BLOCK * (block + 1)
+    block = j // BLOCK * BLOCK
+    start = block * int(state[2]) - block * (block - BLOCK) // 2 + (i - block) * BLOCK - block
     v = np.zeros((int(state[0]), d, d))
     v[:, i, j] = halves_of(state)[:, start + j]
     return v + v.transpose(0, 2, 1)
@@ -116,5 +116,5 @@ def pack_state(
     columns[INPUT_RATIO] = posterior.input_ratio
     columns.view(np.uint64)[NAME] = np.array(names, dtype=np.uint64)
     mean[:] = posterior.xbar
-    pack(posterior.V, halves_of(state))
+    pack(posterior.V, wide, halves_of(state))
     return state

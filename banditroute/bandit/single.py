@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
-from banditroute.bandit._kernels_lanes import BLOCK, triangle_size
+from banditroute.bandit._kernels_lanes import BLOCK
 from banditroute.bandit.batch import UNLIMITED, Choices, DecideBatch
 from banditroute.bandit.packing import Floats, aligned, padded
 
@@ -52,9 +52,7 @@ class Single:
 
     def __init__(self, models: int, d: int, prices: ArrayLike) -> None:
         wide, lanes = padded(d, BLOCK), padded(models, BLOCK)
-        at = (
-            _HEAD + 7 * lanes + BLOCK + lanes + 2 * wide + triangle_size(wide) // 2
-        )  # scratch space is between
+        at = _HEAD + 7 * lanes + BLOCK + lanes + 2 * wide  # scratch space is between
         places = []  # the order that the kernel goes by
         for size in (2 * models, 5 * models, (models + 1) // 2, lanes // 8, lanes // 8):
             places.append(slice(at, at + size))
