@@ -382,17 +382,18 @@ def scatter(means: Any, covariances: Any, xbar: Any, place: Any, mu: Any, v: Any
 @kernel
 def pack(v: Any, wide: int, halves: Any) -> None:
     """Write the half matrices of V[K, d, d], padded to ``wide``, to ``halves[K, size]``; see `_kernels_lanes`."""
-    d = v.shape[1]
     for k in range(v.shape[0]):
-        for i in range(d):
-            line = v[k, i]
-            for j in range(0, i + 1, LANES):
-                start = j * wide - j * (j - LANES) // 2 + (i - j) * LANES
-                target = halves[k, start : start + LANES]
-                for lane in range(min(LANES, i + 1 - j)):
-                    target[lane] = line[j + lane]
-                if i < j + LANES:
-                    target[i - j] = 0.5 * line[i]
+        for j in range(0, v.shape[1], LANES):
+            start = j * wide - j * (j - LANES) // 2
+            for i in range(j, v.shape[1]):
+                line, target = v[k, i, j:], halves[k, start + (i - j) * LANES :]
+                if i >= j + LANES:
+                    for lane in range(LANES):
+                        target[lane] = line[lane]
+                    continue
+                for lane in range(i - j):
+                    target[lane] = line[lane]
+                target[i - j] = 0.5 * line[i - j]
 
 
 @kernel
