@@ -18,7 +18,8 @@ from banditroute_sim.policies.regressions import LinTs, LinUcb
 from banditroute_sim.probe import chances, choose, everyone, live, small_world
 
 SILENT = ("frequencies", "pure", "order", "bytes", "hostile", "permutation", "available")
-UNTOLD = {"river": SILENT, "river-linucb": SILENT, "mabwiser": SILENT, "vw": ("pure", "order", "bytes")}
+OPAQUE = [name for name in POLICIES if name.startswith("river")] + ["router", "mabwiser"]
+UNTOLD = dict.fromkeys(OPAQUE, SILENT) | {"vw": ("pure", "order", "bytes")}
 # Before the first vote all of its predictions are equal, and the explorers take the first model for the best one; the
 # votes are weighed by the probabilities that follow from it.
 EXEMPT = {"vw": ("permutation",)}

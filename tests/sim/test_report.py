@@ -3,7 +3,6 @@
 import csv
 import math
 import re
-from html.parser import HTMLParser
 from xml.etree import ElementTree as ET
 
 import numpy as np
@@ -24,41 +23,9 @@ from banditroute_sim.report import (
     write_csv,
 )
 from banditroute_sim.report.figures import mix_frontier
+from tests.sim.pages import parse, screenshot
 
 EVIL = '</svg><script src="https://example.org/x.js">alert(1)</script>$\\frac{\x00"\'&--> 日本'
-VOID = {"meta", "br", "hr", "img", "link", "input"}
-
-
-class Balance(HTMLParser):
-    """Parses a document, checks that elements close in order, and keeps tags, attributes and text."""
-
-    def __init__(self):
-        super().__init__(convert_charrefs=True)
-        self.open, self.tags, self.attributes, self.words = [], [], [], []
-
-    def handle_starttag(self, tag, attrs):
-        self.tags.append(tag)
-        self.attributes += attrs
-        if tag not in VOID:
-            self.open.append(tag)
-
-    def handle_startendtag(self, tag, attrs):
-        self.tags.append(tag)
-        self.attributes += attrs
-
-    def handle_endtag(self, tag):
-        assert self.open.pop() == tag
-
-    def handle_data(self, data):
-        self.words.append(data)
-
-
-def parse(html):
-    parser = Balance()
-    parser.feed(html)
-    parser.close()
-    assert parser.open == []
-    return parser
 
 
 def full_page(name="model"):
@@ -188,3 +155,19 @@ def test_a_file_that_cannot_be_written_is_one_sentence(tmp_path):
             write()
     check_writable(tmp_path / "new.html")
     assert not (tmp_path / "new.html").exists()
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(("width", "dark"), [(390, False), (390, True), (1200, False)])
+def test_a_page_fits_a_phone_and_a_desk_and_follows_the_theme(tmp_path, width, dark):
+    page = tmp_path / "page.html"
+    full_page(EVIL).write(page)
+    pixels = screenshot(page, tmp_path / "page.png", width, dark)
+    assert pixels.shape[1] == width
+    edge = pixels[:, -8:, :3].reshape(-1, 3)
+    assert (edge == edge[0]).all()  # nothing sticks out into the margin
+    assert (edge[0].mean() < 0.3) == dark
+    drawn = (np.abs(pixels[..., :3] - edge[0]).max(axis=2) > 0.3).mean()
+    assert 0.01 < drawn < 0.5
+    colours = {tuple(row) for row in (pixels[..., :3].reshape(-1, 3) * 255).astype(int)[::7].tolist()}
+    assert any(b > r + 60 for r, _, b in colours)  # our own line is blue in both themes

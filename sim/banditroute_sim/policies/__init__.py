@@ -25,11 +25,13 @@ from banditroute_sim.policies.peers import (
     river_ucb,
 )
 from banditroute_sim.policies.regressions import LinTs, LinUcb
+from banditroute_sim.policies.through_router import ThroughRouter
 
 __all__ = ["POLICIES", "Banditroute", "Chooser", "PolicyFactory"]
 
 POLICIES: Final[dict[str, PolicyFactory]] = {
     "banditroute": Banditroute,
+    "router": ThroughRouter,
     "uniform": Uniform,
     "best-fixed": best_fixed,
     "cheapest": cheapest,

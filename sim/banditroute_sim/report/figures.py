@@ -121,7 +121,7 @@ def lines(
                 low, high = _thin(line.low), _thin(line.high)
                 if log:
                     low = np.where(low > 0.0, low, np.where(high > 0.0, 0.1 * np.abs(y) + 1e-12, np.nan))
-                ax.fill_between(x, low, high, color=colour(index), alpha=0.18, linewidth=0)
+                ax.fill_between(x, low, high, color=colour(index), alpha=0.13, linewidth=0)
             if log:
                 y = np.where(y > 0.0, y, np.nan)
             width = 2.2 if index == 0 else 1.3
@@ -306,7 +306,8 @@ def calibration(predicted: ArrayLike, actual: ArrayLike, *, caption: str, bins: 
 
     def paint(ax: Axes) -> None:
         if len(points):
-            ax.axline((0.0, 0.0), slope=1.0, color=GREY, linewidth=1.0)
+            ends = [points[:, :2].min(), points[:, :2].max()]
+            ax.plot(ends, ends, color=GREY, linewidth=1.0)
             ax.errorbar(
                 points[:, 0],
                 points[:, 1],

@@ -50,7 +50,7 @@ def number(value: Cell) -> str:
 
 @dataclass(frozen=True, slots=True)
 class Table:
-    """Rows of cells under a head; text is set to the left, numbers to the right.
+    """Rows of cells under a head; columns that hold numbers, but for the first, are set to the right.
 
     Attributes
     ----------
@@ -68,8 +68,7 @@ class Table:
     def html(self) -> str:
         """Return the table as HTML that scrolls within itself where it is wider than the page."""
         right = [
-            any(isinstance(row[i], int | float) for row in self.rows)
-            and not any(isinstance(row[i], str | bool) for row in self.rows)
+            i > 0 and any(isinstance(row[i], int | float) and row[i] is not True for row in self.rows)
             for i in range(len(self.head))
         ]
         parts = ['<div class="wide"><table>']

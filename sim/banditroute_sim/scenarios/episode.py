@@ -95,6 +95,21 @@ class Episode:
             latency_ms=None if self.latency_ms is None else self.latency_ms[:, order],
         )
 
+    def upto(self, rounds: int) -> Episode:
+        """Return its first rounds."""
+        part = slice(0, rounds)
+        return replace(
+            self,
+            x=self.x[part],
+            mean=self.mean[part],
+            quality=self.quality[part],
+            cost=self.cost[part],
+            available=self.available[part],
+            delay=self.delay[part],
+            paid=None if self.paid is None else self.paid[part],
+            latency_ms=None if self.latency_ms is None else self.latency_ms[part],
+        )
+
     def changed(self, *rounds: int) -> Episode:
         """Return the same episode that says at which rounds it changes."""
         return replace(self, changes=rounds)

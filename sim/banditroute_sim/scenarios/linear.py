@@ -19,8 +19,9 @@ _DEAREST = 0.2
 
 def contexts(draw: Draw) -> NDArray[np.float32]:
     """Draw contexts of unit energy beside the intercept."""
-    z = draw.rng.normal(0.0, 1.0 / math.sqrt(COLUMNS - 1), (draw.count, COLUMNS - 1))
-    return np.column_stack([np.ones(draw.count), z]).astype(np.float32)
+    x = np.ones((draw.count, COLUMNS), np.float32)
+    x[:, 1:] = draw.rng.normal(0.0, 1.0 / math.sqrt(COLUMNS - 1), (draw.count, COLUMNS - 1))
+    return x
 
 
 def weights(rng: np.random.Generator, count: int = MODELS) -> Floats:

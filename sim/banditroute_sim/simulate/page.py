@@ -25,7 +25,7 @@ from banditroute_sim.simulate.options import OURS
 from banditroute_sim.simulate.running import SeedResult, Simulated
 from banditroute_sim.simulate.summary import by_scenario, document, interval, outcomes, rows
 
-_DRAWN: Final = 10  # policies in one figure
+_DRAWN: Final = 8  # policies in one figure
 _WIDE: Final = 30.0  # the largest regret over the smallest beyond which a figure is logarithmic
 _NAMED: Final = 12  # models of a frontier
 
@@ -99,7 +99,8 @@ def _regret(seeds: list[SeedResult], facts: dict[str, Any], found: Simulated) ->
         mean, low, high = interval(np.array([each.curve for each in outcomes(seeds, who)]))
         curves.append(Line(who, ends, mean, low, high) if len(seeds) > 1 else Line(who, ends, mean))
     known = [totals[who] for who in drawn[:_DRAWN] if totals[who] > 0.0]
-    caption = "Cumulative regret" + (" with 95 % intervals over seeds." if len(seeds) > 1 else ".")
+    which = "" if len(drawn) <= _DRAWN else f" of the {_DRAWN} policies with the least"
+    caption = f"Cumulative regret{which}" + (" with 95 % intervals over seeds." if len(seeds) > 1 else ".")
     if seeds[0].changes:
         caption += " Dotted: the world changes."
     return lines(

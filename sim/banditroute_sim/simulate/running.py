@@ -150,8 +150,15 @@ def _results(jobs: Sequence[Job], workers: int) -> Iterator[SeedResult]:
         import joblib  # noqa: PLC0415 - an extra
     except ImportError as error:
         raise MissingExtraError("More than one worker", "sim") from error
-    parallel = joblib.Parallel(n_jobs=min(workers, len(jobs)), return_as="generator_unordered", batch_size=1)
-    results: Any = parallel(joblib.delayed(_away)(job, os.getpid()) for job in jobs)
+    calls = [joblib.delayed(_away)(job, os.getpid()) for job in jobs]
+    count = min(workers, len(jobs))
+    try:
+        parallel = joblib.Parallel(n_jobs=count, return_as="generator_unordered", batch_size=1)
+    except ValueError:  # Ray's backend gives lists only: short ones, so that what is finished is kept
+        for start in range(0, len(calls), 2 * count):
+            yield from joblib.Parallel(n_jobs=count)(calls[start : start + 2 * count])
+        return
+    results: Any = parallel(calls)
     with contextlib.closing(results):
         yield from results
 
@@ -167,12 +174,12 @@ def play_seed(job: Job) -> SeedResult:
     """Let every policy of a job play the same episode, piece by piece."""
     for name in job.policies:
         _warm_up(name)
-    merits, quality, cost = _hindsight(job)
+    drawn = _Drawn(job)
+    merits, quality, cost = _hindsight(drawn, job.horizon)
     players: list[Player] = []
     measures: list[Measure] = []
     first: Episode | None = None
-    for drawn in pieces(job.scenario, job.seed, job.horizon):
-        piece = _contiguous(drawn)
+    for piece in drawn:
         if first is None:
             first = piece
             players = [_player(name, job, piece, merits) for name in job.policies]
@@ -198,20 +205,34 @@ def play_seed(job: Job) -> SeedResult:
     )
 
 
-def _hindsight(job: Job) -> tuple[dict[str, Floats], Floats, Floats]:
+class _Drawn:
+    """The pieces of an episode, as often as they are asked for: kept if there is but one, else drawn again."""
+
+    def __init__(self, job: Job) -> None:
+        self._job = job
+        self._kept = list(self._pieces()) if job.horizon <= PIECE else None
+
+    def __iter__(self) -> Iterator[Episode]:
+        return self._pieces() if self._kept is None else iter(self._kept)
+
+    def _pieces(self) -> Iterator[Episode]:
+        return map(_contiguous, pieces(self._job.scenario, self._job.seed, self._job.horizon))
+
+
+def _hindsight(drawn: _Drawn, horizon: int) -> tuple[dict[str, Floats], Floats, Floats]:
     """Return what the fixed choices go by, and every model's mean quality and cost: a pass of its own."""
     merit: Any = 0.0
     quality: Any = 0.0
     cost: Any = 0.0
-    for piece in pieces(job.scenario, job.seed, job.horizon):
+    for piece in drawn:
         utility = piece.mean - piece.cost
         merit = merit + np.where(piece.available, utility, utility.min(axis=1, keepdims=True)).sum(axis=0)
         quality = quality + piece.mean.sum(axis=0)
         cost = cost + piece.cost.sum(axis=0)
     return (
-        {"best-fixed": merit / job.horizon, "cheapest": -cost / job.horizon},
-        quality / job.horizon,
-        cost / job.horizon,
+        {"best-fixed": merit / horizon, "cheapest": -cost / horizon},
+        quality / horizon,
+        cost / horizon,
     )
 
 
@@ -244,6 +265,3 @@ def _contiguous(piece: Episode) -> Episode:
         cost=plain(piece.cost),
         delay=plain(piece.delay),
     )
-
-
-__all__ = ["PIECE", "Job", "SeedResult", "Simulated", "horizon_of", "play_seed", "simulate"]
