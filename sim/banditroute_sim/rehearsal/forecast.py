@@ -69,9 +69,10 @@ def forecast(order: Floats, resample: Floats, requests: int, size: int, scale: S
     """Forecast a number from runs.
 
     Runs over the rows of a world in random order differ by what the router happens to try. Runs over resamples of the
-    rows differ, beyond that, by which requests come; and the world is itself one sample of so many rows. With variances
-    v and w of the two, and N requests from n rows, the number of a rollout to come has the variance
-    w + (N / n) max(w − v, 0).
+    rows differ, beyond that, by which requests come; and the world is itself one sample of so many rows. With a
+    variance w of the latter, and N requests from n rows, the number of a rollout to come has the variance
+    w (1 + N / n). That is a little too much: the luck of the router is counted in both terms, as the few runs do not
+    tell it apart well enough to be taken out.
 
     Parameters
     ----------
@@ -97,7 +98,7 @@ def forecast(order: Floats, resample: Floats, requests: int, size: int, scale: S
     if not len(order):
         return Forecast(value, float(resample.mean()), math.sqrt(wide), len(resample) - 1, scale)
     narrow = float(order.var(ddof=1)) if len(order) > 1 else 0.0
-    variance = wide + requests / size * max(wide - narrow, 0.0) + narrow / len(order)
+    variance = wide * (1.0 + requests / size) + narrow / len(order)
     return Forecast(value, float(order.mean()), math.sqrt(variance), len(resample) - 1, scale)
 
 

@@ -39,6 +39,7 @@ STYLE: Final = (
     f"{_KEYS}"
     "details{margin:.35rem 0}summary{cursor:pointer;font-size:.85rem;color:var(--grey)}"
     "footer{margin-top:3rem;font-size:.8rem;color:var(--grey)}"
-    "@media(max-width:30rem){body{padding:.5rem .75rem 3rem}h1{font-size:1.35rem}}"
+    "@media(max-width:30rem){body{padding:.5rem .75rem 3rem}h1{font-size:1.35rem}"
+    "table{font-size:.78rem}th,td{padding-right:.45rem}}"
     "@media print{details{display:block}body{max-width:none}}"
 )
