@@ -31,7 +31,7 @@ from banditroute.runtime.learning import Learning
 from banditroute.runtime.metrics import Metrics
 from banditroute.runtime.partition_task import PartitionTask, TaskState
 from banditroute.runtime.ports import AppendFailed, Client, TopicPartition
-from banditroute.runtime.topics import check_topics, create_topics, read_state
+from banditroute.runtime.preparing import prepare
 
 log = logging.getLogger("banditroute.engine")
 
@@ -131,42 +131,12 @@ class Engine:
             raise
 
     async def _prepare(self) -> None:
-        """Check the topics and read the newest state of every partition."""
-        spec = self.learning.spec
-        warm = self.learning.warm
-        if warm is not None:
-            log.info(
-                "prior %s: starts from %s; cold: %s; not in the catalog, ignored: %s",
-                warm.digest,
-                ", ".join(key.name for key in warm.evidence.rows) or "nothing",
-                ", ".join(warm.cold) or "none",
-                ", ".join(warm.ignored) or "none",
-            )
-        if self._init:
-            now = int(self.now_ms())
-            for line in await create_topics(self.client, self.config, spec, now, admin=self._admin):
-                log.info(line)
-        layout = await check_topics(self.client, self.config)
+        layout = await prepare(self, init=self._init, admin=self._admin)
         if self.names.reply is not None:
             self.reply_partitions = await self.client.partitions(self.names.reply)
         self._watch = PartitionerWatch(self.config.requests.partitioner, layout.partitions)
         field_map = self.config.feedback.field_map
         self.copier = Copier(self.learning.catalog, self._watch, field_map, self._locate)
-        begin, _ = await self.client.bounds(self.names.control, 0)
-        followed = {TopicPartition(self.names.control, 0): begin}
-        for number in range(layout.partitions):
-            state, end, damaged = await read_state(self.client, self.config, number, spec)
-            for sentence in damaged:
-                await self.alert("state", sentence, number)
-            if state is None:
-                raise TopicError(
-                    f"partition {number} of '{self.names.state}' holds no genesis record: run "
-                    "`banditroute topics create -c FILE` (or `banditroute run --init`) once"
-                )
-            self.learning.put(state)
-            followed[TopicPartition(self.names.state, number)] = end
-        self.client.follow(followed)
-        self.learning.derive()
 
     async def _until_restored(self) -> None:
         while self._epoch == 0 or any(task.state is TaskState.RESTORING for task in self.partitions.values()):

@@ -1,0 +1,64 @@
+"""What an engine has to know before it joins the group: the topics, and the newest state of every partition."""
+
+from __future__ import annotations
+
+import logging
+from typing import TYPE_CHECKING
+
+from banditroute.errors import TopicError
+from banditroute.runtime.ports import TopicPartition
+from banditroute.runtime.topics import Layout, check_topics, create_topics, read_state
+
+if TYPE_CHECKING:
+    from banditroute.runtime.engine import Engine
+
+log = logging.getLogger("banditroute.engine")
+
+
+async def prepare(engine: Engine, *, init: bool, admin: bool) -> Layout:
+    """Check the topics, read the states into the board, follow state and control, and derive.
+
+    Parameters
+    ----------
+    engine : Engine
+        Whose client, names and learning are used.
+    init : bool
+        Create missing topics and genesis records first.
+    admin : bool
+        Whether the broker can create topics.
+
+    Raises
+    ------
+    TopicError, StateError
+        One sentence each.
+    """
+    client, config, learning, names = engine.client, engine.config, engine.learning, engine.names
+    warm = learning.warm
+    if warm is not None:
+        log.info(
+            "prior %s: starts from %s; cold: %s; not in the catalog, ignored: %s",
+            warm.digest,
+            ", ".join(key.name for key in warm.evidence.rows) or "nothing",
+            ", ".join(warm.cold) or "none",
+            ", ".join(warm.ignored) or "none",
+        )
+    if init:
+        for line in await create_topics(client, config, learning.spec, int(engine.now_ms()), admin=admin):
+            log.info(line)
+    layout = await check_topics(client, config)
+    begin, _ = await client.bounds(names.control, 0)
+    followed = {TopicPartition(names.control, 0): begin}
+    for number in range(layout.partitions):
+        state, end, damaged = await read_state(client, config, number, learning.spec)
+        for sentence in damaged:
+            await engine.alert("state", sentence, number)
+        if state is None:
+            raise TopicError(
+                f"partition {number} of '{names.state}' holds no genesis record: run "
+                "`banditroute topics create -c FILE` (or `banditroute run --init`) once"
+            )
+        learning.put(state)
+        followed[TopicPartition(names.state, number)] = end
+    client.follow(followed)
+    learning.derive()
+    return layout
