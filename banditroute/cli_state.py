@@ -55,6 +55,9 @@ def export(
     config: ConfigPath,
     output: Annotated[Path, typer.Option("-o", "--output", help="Where the state goes.")],
     *,
+    prior: Annotated[
+        bool, typer.Option("--prior", help="One file for learning.prior of another deployment instead.")
+    ] = False,
     as_json: Json = False,
 ) -> None:
     """Write the newest state of every partition to a file."""
@@ -62,7 +65,7 @@ def export(
     from banditroute.runtime import stored
 
     states = _with_client(config, stored.collect)
-    data = encode_states(states)
+    data = stored.as_prior(states) if prior else encode_states(states)
     try:
         output.write_bytes(data)
     except OSError as error:

@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any, NamedTuple
 
+from banditroute.bandit.evidence import Evidence, RowKey
 from banditroute.config import Config
 from banditroute.errors import BrokerError, StateError
 from banditroute.flow.decider import InputRecord, OutputRecord
 from banditroute.flow.snapshot import State, decode_state, encode_state
+from banditroute.flow.warm_start import encode_warm_start
 from banditroute.runtime.ports import AppendFailed, Client
 from banditroute.runtime.restore import restore
 from banditroute.runtime.topics import Spec, check_topics
@@ -100,6 +102,18 @@ async def collect(client: Client, config: Config, spec: Spec) -> list[State]:
             )
         states.append(found.newest[spec.spec_id][0])
     return states
+
+
+def as_prior(states: Sequence[State]) -> bytes:
+    """Return a file for `learning.prior` with what all partitions know; all kinds of feedback count as one there."""
+    total = Evidence(states[0].d)
+    for state in states:
+        # the newest records of all partitions are of about one moment: forgetting between them is left out
+        for key in sorted(state.evidence.rows):
+            total.row(RowKey(key.name, key.generation))[:] += state.evidence.rows[key]
+        total.shared += state.evidence.shared
+    votes = sum(total.votes().values())
+    return encode_warm_start(total, states[0].spec_id, votes)
 
 
 async def bring_in(

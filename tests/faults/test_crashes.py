@@ -31,6 +31,7 @@ async def crash_at(effect: int, seed: int) -> bool:
     return died
 
 
+@pytest.mark.slow
 async def test_a_crash_at_any_effect_changes_nothing() -> None:
     effect, outlived = 1, 0
     while outlived < 5:  # how many effects there are is up to the timers
@@ -77,6 +78,7 @@ async def test_an_owner_that_was_cut_off_and_goes_on_changes_nothing(seed: int) 
     assert ledger["copied_twice"] > 0, "both have copied"
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("seed", range(5))
 async def test_members_that_come_and_go_all_the_time_change_nothing(seed: int) -> None:
     world = World(seed)

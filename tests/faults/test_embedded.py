@@ -9,9 +9,15 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 
+from banditroute.bandit.evidence import RowKey
+from banditroute.flow.decider import OutputRecord
+from banditroute.flow.partition import genesis_state
+from banditroute.flow.snapshot import MAX_STATE_BYTES, Genesis, encode_state
 from banditroute.runtime.embedded import EmbeddedBroker
+from banditroute.runtime.topics import read_state
 from tests.brokers import Broker
 from tests.stream.harness import Stream, counts
 from tests.stream.test_outages import insist
@@ -103,3 +109,21 @@ async def test_produce_errors_and_lost_acknowledgements_change_nothing(
         later = await stream.prove_one_decision_each(ids)
         assert ledger.get("later", 0) == later
         assert ledger["applied"] == len(ids) - 30
+
+
+async def test_a_state_record_of_many_mebibytes_is_written_and_read_back(embedded: EmbeddedBroker) -> None:
+    stream = Stream(Broker("embedded", embedded.bootstrap, False, False, False, False))
+    spec = stream.spec
+    state = genesis_state(0, 64, spec.spec_id, spec.settings, Genesis(log_epoch=1, hash_key=""))
+    chance = np.random.default_rng(1)
+    for number in range(400):
+        row = state.evidence.row(RowKey(f"model-{number}"))
+        row[:] = chance.random(row.shape)  # which no codec packs
+    value = encode_state(state)
+    assert 7 << 20 < len(value) < MAX_STATE_BYTES
+    async with stream.users():
+        await stream.user.append(stream.names.state, 0, [OutputRecord(state.key, value)])
+        found, end, damaged = await read_state(stream.user, stream.config, 0, spec)
+    assert (end, damaged) == (1, [])
+    assert found is not None
+    assert encode_state(found) == value

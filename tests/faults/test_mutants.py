@@ -17,7 +17,7 @@ from banditroute.flow.snapshot import State
 from banditroute.runtime.partition_task import PartitionTask
 from tests.faults import memory, test_crashes, test_damage, test_outages_of_a_topic
 
-pytestmark = [pytest.mark.asyncio, pytest.mark.usefixtures("hasty")]
+pytestmark = [pytest.mark.asyncio, pytest.mark.slow, pytest.mark.usefixtures("hasty")]
 
 Test = Callable[[int], Awaitable[object]]
 Patch = Callable[[pytest.MonkeyPatch], None]

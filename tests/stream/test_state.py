@@ -19,6 +19,7 @@ from banditroute.flow.decider import OutputRecord
 from banditroute.flow.respec import context_free, on_intercept
 from banditroute.flow.snapshot import MAX_STATE_BYTES, decode_state
 from banditroute.flow.state_file import decode_states, encode_states
+from banditroute.flow.warm_start import decode_warm_start
 from banditroute.router import learner_settings, make_encoder
 from banditroute.runtime import stored
 from banditroute.runtime.rebuild import rebuild
@@ -144,6 +145,28 @@ def test_a_file_of_impossible_lengths_is_refused() -> None:
     ):
         with pytest.raises(StateError, match="'f'"):
             decode_states(sealed(body), "f")
+
+
+async def _prior() -> None:
+    world = await learned(7)
+    stream = world.stream
+    proven = await stream.prove()
+    states = await stored.collect(stream.user, stream.config, stream.spec)
+    keys = [ModelKey(model.name) for model in stream.config.models]
+    warm = decode_warm_start(stored.as_prior(states), "p", stream.spec.spec_id, stream.spec.d, keys)
+    assert warm.ignored == []
+    for key, row in warm.evidence.rows.items():
+        parts = [
+            np.array(values)
+            for result in proven.values()
+            for (name, *_), values in result.rows.items()
+            if name == key.name
+        ]
+        np.testing.assert_allclose(row, np.sum(parts, axis=0), rtol=1e-9, atol=1e-9)
+
+
+def test_an_export_may_be_the_prior_of_another_deployment() -> None:
+    asyncio.run(_prior())
 
 
 # -- rebuild ---------------------------------------------------------------------------------------------

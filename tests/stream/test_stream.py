@@ -94,6 +94,29 @@ async def test_votes_may_be_revised_repeated_and_withdrawn(broker: Broker) -> No
         assert ledger["rejected"] == 5
 
 
+async def test_all_that_a_voter_said_can_be_withdrawn_at_once(broker: Broker) -> None:
+    stream = Stream(broker)
+    async with stream.users():
+        async with stream.running(init=True) as engine:
+            ids = await stream.request(20)
+            await stream.until(lambda: engine.stats.decisions == 20)
+            await stream.feedback(ids, voter="u")
+            await stream.feedback(ids, voter="w", kind="thumb")
+            await stream.settled(engine, 40)
+            await stream.raw(stream.names.feedback, 0, b'{"kind":"withdraw","voter":"u"}')
+            await stream.until(lambda: engine.ledger()["revised"] == PARTITIONS)
+            await stream.raw(stream.names.feedback, 1, b'{"kind":"withdraw","voter":"u"}')
+            await stream.until(lambda: engine.ledger()["elsewhere"] == PARTITIONS)
+        results = await stream.prove()
+        assert (counts(results)["applied"], counts(results)["revised"]) == (40, PARTITIONS)
+        votes = dict.fromkeys(("score", "thumb"), 0.0)
+        for result in results.values():
+            for (_, _, kind), row in result.rows.items():
+                votes[kind] += row[0]
+        assert votes == {"score": 0.0, "thumb": 20.0}
+        assert await stream.dead_letters() == []
+
+
 @pytest.mark.parametrize("requests_by", ["murmur2", "crc32"])
 @pytest.mark.parametrize("configured", ["auto", "right"])
 async def test_feedback_is_never_orphaned_whatever_partitioners_the_producers_use(

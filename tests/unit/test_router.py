@@ -242,6 +242,24 @@ def test_feedback_goes_to_the_model_that_served() -> None:
     assert [key.name for key in learner.evidence.rows] == [decision.fallbacks[0]]
 
 
+def test_all_that_a_voter_said_is_withdrawn_without_naming_a_request() -> None:
+    learner = router()
+    for number in range(3):
+        learner.decide(
+            {"request_id": f"r-{number}", "prompt": "hello", "tenant": "acme" if number else "other"}
+        )
+        learner.learn({"request_id": f"r-{number}", "kind": "score", "value": 1.0, "voter": "u"})
+    assert learner.learn({"request_id": "r-9", "kind": "thumb", "value": True, "voter": "u"}) == "parked"
+    assert learner.learn({"kind": "withdraw", "voter": "u", "tenant": "acme"}) == "revised"
+    assert sum(learner.evidence.votes().values()) == 1.0
+    assert learner.learn({"kind": "withdraw", "voter": "u"}) == "revised"
+    assert sum(learner.evidence.votes().values()) == 0.0
+    assert learner.ledger["withdrawn"] == 1
+    assert learner.learn({"kind": "withdraw", "voter": "u"}) == "elsewhere"
+    with pytest.raises(InputError, match="request_id"):
+        learner.learn({"kind": "score", "voter": "u", "value": 1.0})
+
+
 def test_a_withdrawn_vote_leaves_nothing_behind() -> None:
     learner = router()
     learner.decide(request())
