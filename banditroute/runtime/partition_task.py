@@ -17,12 +17,11 @@ from typing import TYPE_CHECKING, Any, Final
 
 from banditroute.flow.decider import DecidedBatch, InputRecord, OutputRecord
 from banditroute.flow.effects import Learned, Refused
-from banditroute.flow.header import HEADER_NAME, request_offset_of
 from banditroute.flow.partition import Partition
 from banditroute.flow.snapshot import State, encode_state
 from banditroute.runtime import letters
 from banditroute.runtime.ports import AppendFailed, RecordTooLarge, TopicPartition
-from banditroute.runtime.restore import apply, read_gap, restore
+from banditroute.runtime.restore import apply, of_requests_from, read_gap, restore
 from banditroute.runtime.topics import committed_or
 
 if TYPE_CHECKING:
@@ -261,7 +260,7 @@ class PartitionTask:
         begin, end = await engine.client.bounds(engine.names.decisions, self.number)
         first = max(begin, self._running().learner.fields.X)
         async for records in engine.client.read(engine.names.decisions, self.number, first, end):
-            owed = _of_requests_from(start, records)
+            owed = of_requests_from(start, records)
             if owed:
                 await self._reply(owed)
 
@@ -394,13 +393,3 @@ class PartitionTask:
                 self.kick()
                 self._read_journal()
                 self._engine.wake()
-
-
-def _of_requests_from(start: int, records: Iterable[InputRecord]) -> list[OutputRecord]:
-    """Return logged decisions of requests at or above an offset, as they were written."""
-    found = []
-    for record in records:
-        header = next((content for name, content in record.headers if name == HEADER_NAME), b"")
-        if request_offset_of(header) >= start:
-            found.append(OutputRecord(record.key, record.value or b"", record.headers))
-    return found

@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
+
 from banditroute.config import Config
 from banditroute.errors import StateError
-from banditroute.flow.decider import InputRecord
+from banditroute.flow.decider import InputRecord, OutputRecord
 from banditroute.flow.effects import NeedDecisions, Ready, Refused
+from banditroute.flow.header import HEADER_NAME, request_offset_of
 from banditroute.flow.partition import Partition
 from banditroute.flow.pending import NeedPredictions
 from banditroute.flow.snapshot import State
@@ -124,3 +127,13 @@ def _first(topic: str, number: int, wanted: int, needed: int, begin: int, end: i
             "the topic was truncated or recreated; name a new state topic"
         )
     return max(wanted, begin)
+
+
+def of_requests_from(start: int, records: Iterable[InputRecord]) -> list[OutputRecord]:
+    """Return logged decisions of requests at or above an offset, as they were written."""
+    found = []
+    for record in records:
+        header = next((content for name, content in record.headers if name == HEADER_NAME), b"")
+        if request_offset_of(header) >= start:
+            found.append(OutputRecord(record.key, record.value or b"", record.headers))
+    return found
