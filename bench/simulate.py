@@ -34,7 +34,7 @@ from bench.harness import Report, Row, interleave, options, progress, progress_d
 
 PACKAGES = ("banditroute", "numpy", "numba", "river", "mabwiser", "joblib")
 SEED = 1000
-ROUNDS, QUICK_ROUNDS, SUITE_ROUNDS = 400_000, 200_000, 1_000_000
+ROUNDS, SUITE_ROUNDS = 500_000, 1_000_000
 ROUTER, RIVER, LINUCB, MABWISER = 8192, 5000, 1500, 600
 POLL = 256
 BARS = {"compiled": 500_000.0, "router": 100_000.0, "flip-1M-20-seeds": 180.0}
@@ -191,7 +191,7 @@ def main() -> None:
     """Run it."""
     arguments = options(__doc__).parse_args()
     report = Report("simulate", PACKAGES)
-    rounds = QUICK_ROUNDS if arguments.quick else ROUNDS
+    rounds = ROUNDS
     linear, flip = draw("linear", rounds), draw("flip", rounds)
     head = linear[0]
     contenders: dict[str, Callable[[], float]] = {
@@ -205,7 +205,7 @@ def main() -> None:
             report.skip(make.__name__.partition("_")[0], f"{error.name} is not installed")
     contenders |= {
         "compiled-flip": lambda: play(lambda: CompiledOurs(flip[0], SEED, rounds), flip, rounds),
-        "world": lambda: timed(QUICK_ROUNDS, lambda: draw("linear", QUICK_ROUNDS)),
+        "world": lambda: timed(rounds, lambda: draw("linear", rounds)),
         "world-flip": lambda: timed(rounds, lambda: draw("flip", rounds)),
     }
     for name in () if arguments.quick else ("uniform", "epsilon-greedy", "ucb1", "beta-ts", "linucb"):
@@ -217,7 +217,7 @@ def main() -> None:
         CompiledOurs(part[0], SEED, 64).play(part[0].upto(64))
         CompiledBaseline("uniform", part[0], SEED, 64).play(part[0].upto(64))
     Router(head.upto(POLL)).run()
-    found = interleave(contenders, 3 if arguments.quick else 5, progress)
+    found = interleave(contenders, 3, progress)
     progress_done()
     peers = [who for who in ("river", "river-linucb", "mabwiser") if who in found]
     for who, values in found.items():
