@@ -20,8 +20,8 @@ from typing import TYPE_CHECKING, Any, Final
 import numpy as np
 from numpy.typing import NDArray
 
-from banditroute.bandit._kernels import pack
 from banditroute.bandit._kernels_lanes import BLOCK, TILE, triangle_size
+from banditroute.bandit._kernels_layout import pack
 
 if TYPE_CHECKING:  # which imports the kernels that are laid out here
     from banditroute.bandit.posterior import Posterior

@@ -11,7 +11,7 @@ from typing import NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from banditroute.bandit import _kernels
+from banditroute.bandit import _kernels, _kernels_layout
 from banditroute.bandit import layout as at
 from banditroute.bandit.evidence import Evidence, ModelKey
 from banditroute.bandit.layout import Layout
@@ -56,7 +56,7 @@ def gather(evidence: Evidence, keys: Sequence[ModelKey]) -> tuple[Floats, dict[s
             known.add(k)
         if row.item(at.N_FREE) > _kernels.TINY:
             kinds.setdefault(key.kind, []).append((k, row))
-    if not _kernels.tame(rows, LARGEST):
+    if not _kernels_layout.tame(rows, LARGEST):
         rows = np.array([bounded(row) for row in rows])
     if len(kinds) < 2:
         return rows, dict.fromkeys(kinds, rows)
@@ -80,7 +80,7 @@ def side_by_side(rows: Floats, layout: Layout) -> Sums:
     sums, count, lanes = _nothing(len(rows), layout.d), len(rows), _kernels.LANES
     for g in range(len(sums.a)):
         some = rows[g * lanes : (g + 1) * lanes]
-        _kernels.gather(some, layout.a.start, sums.a[g])
+        _kernels_layout.gather(some, layout.a.start, sums.a[g])
         sums.b[g, : layout.d, : len(some)] = some[:, layout.b].T
     n, q2 = sums.n.reshape(-1)[:count], sums.q2.reshape(-1)[:count]
     np.maximum(rows[:, at.N], 0.0, out=n)
@@ -123,5 +123,5 @@ def scattered(
     """
     count, d = len(place), len(xbar)
     flat, table, qbar = np.empty((count, d)), np.empty((count, d, d)), np.empty(count)
-    _kernels.scatter(vectors, matrices, xbar, place, flat, table, qbar)
+    _kernels_layout.scatter(vectors, matrices, xbar, place, flat, table, qbar)
     return flat, table, qbar

@@ -4,9 +4,12 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import logging
+import os
 import signal
+import threading
 from collections.abc import Awaitable, Callable, Coroutine
-from typing import Any, TypeVar
+from typing import Any, Final, TypeVar
 
 from banditroute.config import Config
 from banditroute.errors import BrokerError, TopicError
@@ -22,6 +25,9 @@ from banditroute.runtime.ports import AppendFailed, Client
 from banditroute.runtime.topics import Spec, check_topics, create_topics, read_state, state_bytes
 
 T = TypeVar("T")
+
+GRACE_SECONDS: Final = 2.5  # beyond the time for draining: publishing, committing and leaving the group
+log = logging.getLogger("banditroute.serve")
 
 
 def run(work: Coroutine[Any, Any, T]) -> T:
@@ -46,6 +52,7 @@ async def serve(config: Config, *, init: bool) -> None:
     waiting = asyncio.ensure_future(asked.wait())
     await asyncio.wait({starting, waiting}, return_when=asyncio.FIRST_COMPLETED)
     if not starting.done():
+        _end_within(GRACE_SECONDS)
         starting.cancel()
         await asyncio.gather(starting, return_exceptions=True)
         return
@@ -53,11 +60,30 @@ async def serve(config: Config, *, init: bool) -> None:
     collector.settle()
     failing = asyncio.ensure_future(engine.stopped.wait())
     await asyncio.wait({failing, waiting}, return_when=asyncio.FIRST_COMPLETED)
+    if asked.is_set():
+        _end_within(config.engine.drain_timeout + GRACE_SECONDS)
     for future in (failing, waiting):
         future.cancel()
     await engine.stop()
     if engine.failure is not None:
         raise engine.failure
+
+
+def _end_within(seconds: float) -> None:
+    """Let the process end after so many seconds, whatever it waits for.
+
+    A client in the midst of a rebalance may not yield to being cancelled. Nothing is lost by not waiting for it:
+    what the logs do not hold yet is done again by the next owner, as after a crash.
+    """
+
+    def end() -> None:
+        log.warning("ended without leaving the consumer group: its client did not stop in time")
+        logging.shutdown()
+        os._exit(0)
+
+    timer = threading.Timer(seconds, end)
+    timer.daemon = True
+    timer.start()
 
 
 def _spec(config: Config) -> Spec:

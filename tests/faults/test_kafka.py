@@ -117,7 +117,7 @@ async def test_engines_killed_and_frozen_at_random_moments_under_load(
                     running.append(await start(tmp_path, stream.document))
             await asyncio.sleep(2.0)
             for engine in running:
-                ended = await end(engine, signal.SIGTERM, 20.0)
+                ended = await end(engine, signal.SIGTERM, 60.0)  # how soon is another test
                 assert ended.status in (0, -signal.SIGTERM), ended.err  # it may still have been starting
         finally:
             for engine in running:
