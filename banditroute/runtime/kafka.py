@@ -13,7 +13,13 @@ from aiokafka import AIOKafkaConsumer, AIOKafkaProducer, ConsumerRebalanceListen
 from aiokafka import TopicPartition as KafkaPartition
 from aiokafka.admin import AIOKafkaAdminClient, NewTopic
 from aiokafka.coordinator.assignors.range import RangePartitionAssignor
-from aiokafka.errors import IllegalStateError, KafkaError, MessageSizeTooLargeError, TopicAlreadyExistsError
+from aiokafka.errors import (
+    CommitFailedError,
+    IllegalStateError,
+    KafkaError,
+    MessageSizeTooLargeError,
+    TopicAlreadyExistsError,
+)
 
 from banditroute.config import Config
 from banditroute.errors import BrokerError, BrokerUnavailable
@@ -57,6 +63,7 @@ class KafkaClient:
         self._positions: dict[TopicPartition, int] = {}
         self._follow_changed = asyncio.Event()
         self._assignment = Assignment(0, frozenset())
+        self._member = False  # of the group as it is now: neither rejoining nor refused
 
     # -- connection --------------------------------------------------------------------------------
 
@@ -246,6 +253,11 @@ class KafkaClient:
         """Take note of a rebalance (called by the listener, which must do nothing else)."""
         partitions = frozenset(TopicPartition(tp.topic, tp.partition) for tp in owned)
         self._assignment = Assignment(self._assignment.epoch + 1, partitions)
+        self._member = True
+
+    def record_rejoining(self) -> None:
+        """Take note that the group is being rejoined; the next assignment ends that."""
+        self._member = False
 
     @property
     def assignment(self) -> Assignment:
@@ -263,17 +275,24 @@ class KafkaClient:
         return None if offset is None else int(offset)
 
     async def commit(self, offsets: Mapping[TopicPartition, int]) -> bool:
-        """Commit offsets; False if this member was fenced."""
+        """Commit offsets; False if this member was fenced, is rejoining the group, or does not own all of them."""
+        if not self._member:
+            # The broker would look at it behind the pending JoinGroup of the same connection, find an old generation
+            # and have us join again, with the next commit behind that: for ever.
+            return False
         owned = self._assignment.owned
         mine = {KafkaPartition(*where): offset for where, offset in offsets.items() if where in owned}
-        if not mine:
-            return True
-        try:
-            await self._require(self._group).commit(mine)
-        except (KafkaError, IllegalStateError) as error:
-            log.info("commit refused, trying again later: %r", error)
-            return False
-        return True
+        if mine:
+            try:
+                await self._require(self._group).commit(mine)
+            except CommitFailedError:  # its text is for consumers that poll too seldom
+                log.info("commit refused: the group is rebalancing; trying again with the next assignment")
+                self._member = False
+                return False
+            except (KafkaError, IllegalStateError) as error:
+                log.info("commit refused, trying again later: %r", error)
+                return False
+        return len(mine) == len(offsets)
 
     def seek(self, where: TopicPartition, offset: int) -> None:
         """Continue an owned partition at an offset; ignored if a rebalance has just taken it away."""
@@ -353,8 +372,9 @@ class _Listener(ConsumerRebalanceListener):  # type: ignore[misc]  # aiokafka is
     def __init__(self, client: KafkaClient) -> None:
         self._client = client
 
-    async def on_partitions_revoked(self, revoked: Iterable[KafkaPartition]) -> None:
-        """Wait for the new assignment: what stays ours need not be restored, and a zombie can do no harm."""
+    async def on_partitions_revoked(self, revoked: Iterable[KafkaPartition]) -> None:  # noqa: ARG002 - given
+        """Keep everything until the new assignment: what stays ours need not be restored, a zombie can do no harm."""
+        self._client.record_rejoining()
 
     async def on_partitions_assigned(self, assigned: Iterable[KafkaPartition]) -> None:
         """Take note."""
