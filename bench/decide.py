@@ -13,7 +13,7 @@ from Vowpal Wabbit's probabilities is not on its clock. `limit` is what float32 
 each covariance would cost at the measured rate of one core, and nothing else. `ours-over-…` are medians of the
 ratios within a round, `bar` what the product promises.
 
-`--quick` takes three sizes and fewer rounds. All times are CPU time of the process.
+`--quick` takes three sizes and fewer rounds. All times are CPU time of the process, on one thread.
 """
 
 from __future__ import annotations
@@ -30,7 +30,7 @@ import numpy as np
 from banditroute.bandit.evidence import Evidence, ModelKey, Vote
 from banditroute.bandit.posterior import ModelPrior
 from banditroute.bandit.thompson import DecideBatch, Policy
-from bench.harness import Report, Row, interleave, options, progress, progress_done
+from bench.harness import Report, Row, interleave, one_thread, options, progress, progress_done
 
 PACKAGES = ("banditroute", "numpy", "numba", "llvmlite", "vowpalwabbit", "mabwiser", "river")
 SIZES = ((4, 16), (8, 32), (8, 64), (16, 64), (16, 128))
@@ -340,6 +340,7 @@ def growth_rows(report: Report, rounds: int) -> None:
 def main() -> None:
     """Measure everything."""
     arguments = options(__doc__).parse_args()
+    one_thread()
     report = Report("decide", PACKAGES)
     quick = arguments.quick
     for models, d in QUICK_SIZES if quick else SIZES:

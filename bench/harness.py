@@ -28,6 +28,13 @@ from importlib import metadata
 from pathlib import Path
 from typing import Any
 
+from threadpoolctl import threadpool_limits
+
+
+def one_thread() -> None:
+    """Let linear algebra use one thread: others would spin on when it is done, on the clock of whoever comes next."""
+    threadpool_limits(1)
+
 
 @dataclass(frozen=True)
 class Row:

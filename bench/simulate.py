@@ -30,7 +30,7 @@ from banditroute_sim.scenarios import Episode, pieces
 from banditroute_sim.simulate.compiled import BASELINES, CompiledBaseline, CompiledOurs
 from banditroute_sim.simulate.options import SimulateOptions
 from banditroute_sim.simulate.running import _contiguous, simulate
-from bench.harness import Report, Row, interleave, options, progress, progress_done
+from bench.harness import Report, Row, interleave, one_thread, options, progress, progress_done
 
 PACKAGES = ("banditroute", "numpy", "numba", "river", "mabwiser", "joblib")
 SEED = 1000
@@ -190,6 +190,7 @@ def suite() -> Row:
 def main() -> None:
     """Run it."""
     arguments = options(__doc__).parse_args()
+    one_thread()
     report = Report("simulate", PACKAGES)
     rounds = ROUNDS
     linear, flip = draw("linear", rounds), draw("flip", rounds)
