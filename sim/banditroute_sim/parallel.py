@@ -51,7 +51,7 @@ def each(
     """
     done: list[Result] = []
     try:
-        for result in _results(function, cases, workers):
+        for result in results(function, cases, workers):
             done.append(result)
             if note is not None:
                 note(len(done))
@@ -61,7 +61,16 @@ def each(
     return done
 
 
-def _results(function: Callable[[Case], Result], cases: Sequence[Case], workers: int) -> Iterator[Result]:
+def results(
+    function: Callable[[Case], Result], cases: Sequence[Case], workers: int = 1, *, ordered: bool = True
+) -> Iterator[Result]:
+    """Yield the results of the cases as they are done, in the order of the cases or in that of being done.
+
+    Raises
+    ------
+    MissingExtraError
+        If joblib is not installed and there is more than one worker.
+    """
     if workers <= 1 or len(cases) == 1:
         yield from map(function, cases)
         return
@@ -69,10 +78,19 @@ def _results(function: Callable[[Case], Result], cases: Sequence[Case], workers:
         from joblib import Parallel, delayed  # noqa: PLC0415 - an optional dependency
     except ImportError as error:
         raise MissingExtraError("More than one worker", "sim") from error
-    run = Parallel(n_jobs=min(workers, len(cases)), return_as="generator", batch_size=1)
-    results: Any = run(delayed(_away)(function, case, os.getpid()) for case in cases)
-    with contextlib.closing(results):
-        yield from results
+    calls = [delayed(_away)(function, case, os.getpid()) for case in cases]
+    count = min(workers, len(cases))
+    try:
+        run = Parallel(
+            n_jobs=count, return_as="generator" if ordered else "generator_unordered", batch_size=1
+        )
+    except ValueError:  # Ray's back end gives lists only: short ones, so that what is finished is kept
+        for start in range(0, len(calls), 2 * count):
+            yield from Parallel(n_jobs=count)(calls[start : start + 2 * count])
+        return
+    found: Any = run(calls)
+    with contextlib.closing(found):
+        yield from found
 
 
 def _away(function: Callable[[Case], Result], case: Case, parent: int) -> Result:

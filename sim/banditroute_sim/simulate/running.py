@@ -2,12 +2,8 @@
 
 from __future__ import annotations
 
-import contextlib
-import os
-import signal
-import threading
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field, replace
 from functools import cache
 from typing import Any
@@ -15,7 +11,8 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from banditroute.errors import ConfigError, MissingExtraError
+from banditroute.errors import ConfigError
+from banditroute_sim.parallel import results
 from banditroute_sim.policies import POLICIES
 from banditroute_sim.policies.ours import Banditroute
 from banditroute_sim.scenarios import PIECE, SCENARIOS, pieces
@@ -113,7 +110,7 @@ def simulate(
     found = Simulated(options)
     note(0, len(jobs))
     try:
-        for done, result in enumerate(_results(jobs, options.workers), 1):
+        for done, result in enumerate(results(play_seed, jobs, options.workers, ordered=False), 1):
             found.seeds.append(result)
             note(done, len(jobs))
     except KeyboardInterrupt:
@@ -139,35 +136,6 @@ def _check(options: SimulateOptions) -> None:
     for scenario in options.scenarios:
         if not next(pieces(scenario, 0, WARM_UP)).cost.any():
             raise ConfigError(f"--budget needs costs, and in scenario '{scenario}' nothing costs anything")
-
-
-def _results(jobs: Sequence[Job], workers: int) -> Iterator[SeedResult]:
-    if workers == 1 or len(jobs) == 1:
-        for job in jobs:
-            yield play_seed(job)
-        return
-    try:
-        import joblib  # noqa: PLC0415 - an extra
-    except ImportError as error:
-        raise MissingExtraError("More than one worker", "sim") from error
-    calls = [joblib.delayed(_away)(job, os.getpid()) for job in jobs]
-    count = min(workers, len(jobs))
-    try:
-        parallel = joblib.Parallel(n_jobs=count, return_as="generator_unordered", batch_size=1)
-    except ValueError:  # Ray's backend gives lists only: short ones, so that what is finished is kept
-        for start in range(0, len(calls), 2 * count):
-            yield from joblib.Parallel(n_jobs=count)(calls[start : start + 2 * count])
-        return
-    results: Any = parallel(calls)
-    with contextlib.closing(results):
-        yield from results
-
-
-def _away(job: Job, parent: int) -> SeedResult:
-    """Play a seed in a process of its own, which leaves it to the parent to be interrupted."""
-    if os.getpid() != parent and threading.current_thread() is threading.main_thread():
-        signal.signal(signal.SIGINT, signal.SIG_IGN)
-    return play_seed(job)
 
 
 def play_seed(job: Job) -> SeedResult:
