@@ -22,13 +22,7 @@ from banditroute.bandit._kernels_decide import decide_batch, decide_one
 from banditroute.bandit.batch import LIMITS, UNLIMITED, Choices, DecideBatch
 from banditroute.bandit.chance import model_key
 from banditroute.bandit.evidence import Evidence, ModelKey, RowKey
-from banditroute.bandit.packing import (
-    covariance_of,
-    explore,
-    pack_state,
-    tail_of,
-    weights_of,
-)
+from banditroute.bandit.packing import covariance_of, explore, pack_state, tail_of, weights_of
 from banditroute.bandit.posterior import Posterior, derive
 from banditroute.bandit.prior import Block, ModelPrior, PriorConfig, check_blocks, check_models
 from banditroute.bandit.single import Single

@@ -7,6 +7,8 @@ from typing import Final
 
 from msgspec import Struct, field
 
+from banditroute.events import Edit, PauseEdit, PriceEdit
+
 TICK_FLOOR_MS: Final = 1000
 
 
@@ -57,6 +59,38 @@ class Fields(Struct):
     shrink: dict[str, float] = field(default_factory=dict)
     decay: float = 0.0
     clock: int | None = None
+
+    def advance(self, timestamp: int, settings: LearnerSettings) -> float | None:
+        """Move the clock to a time in milliseconds; return the log factor of forgetting if it has gone on.
+
+        Examples
+        --------
+        >>> fields, settings = Fields(), LearnerSettings(half_life_ms=64_000.0)
+        >>> fields.advance(0, settings), fields.advance(64_000, settings), fields.advance(1_000, settings)
+        (None, -0.6931471805599453, None)
+        """
+        if settings.half_life_ms is None:
+            return None
+        now = timestamp // settings.tick_ms
+        if self.clock is not None and now <= self.clock:
+            return None
+        step = None if self.clock is None else settings.decay(now - self.clock)
+        self.decay += step or 0.0
+        self.clock = now
+        return step
+
+    def edit(self, edit: Edit) -> dict[str, float]:
+        """Apply a control edit; return by what the evidence of which models is to be multiplied."""
+        if isinstance(edit, PriceEdit):
+            self.prices[edit.model] = (edit.input_usd_per_mtok, edit.output_usd_per_mtok)
+        elif isinstance(edit, PauseEdit):
+            self.paused[edit.model] = edit.paused
+        elif edit.epoch == self.epochs.get(edit.model, 0) + 1:
+            self.epochs[edit.model] = edit.epoch
+            for name, factor in edit.factors.items():
+                self.shrink[name] = self.shrink.get(name, 0.0) + math.log(factor)
+            return dict(sorted(edit.factors.items()))
+        return {}
 
     def copy(self) -> Fields:
         """Return an independent copy."""

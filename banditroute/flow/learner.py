@@ -20,8 +20,6 @@ from banditroute.events import (
     Decided,
     Expire,
     Feedback,
-    PauseEdit,
-    PriceEdit,
     decode_journal,
 )
 from banditroute.flow.effects import REASONS, Learned, NeedDecisions, Parked, Ready, Refused, withdraws
@@ -173,20 +171,12 @@ class Learner:
                 self._find(parked.copied.feedback, upto)
 
     def _tick(self, timestamp: int) -> None:
-        if self.settings.half_life_ms is None:
-            return
-        now = timestamp // self.settings.tick_ms
-        fields = self.fields
-        if fields.clock is not None and now > fields.clock:
-            step = self.settings.decay(now - fields.clock)
-            fields.decay += step
-            if not self.frozen:
-                factor = math.exp(step)
-                for key in self.evidence.rows:
-                    self.evidence.scale(key, factor)
-                self.evidence.scale_shared(factor)
-        if fields.clock is None or now > fields.clock:
-            fields.clock = now
+        step = self.fields.advance(timestamp, self.settings)
+        if step is not None and not self.frozen:
+            factor = math.exp(step)
+            for key in self.evidence.rows:
+                self.evidence.scale(key, factor)
+            self.evidence.scale_shared(factor)
 
     def _decided(self, upto: int) -> None:
         if upto <= self.fields.D:
@@ -223,19 +213,11 @@ class Learner:
             return False
         self._count("control")
         fields.cursor = record.number
-        edit = record.edit
-        if isinstance(edit, PriceEdit):
-            fields.prices[edit.model] = (edit.input_usd_per_mtok, edit.output_usd_per_mtok)
-        elif isinstance(edit, PauseEdit):
-            fields.paused[edit.model] = edit.paused
-        elif edit.epoch == fields.epochs.get(edit.model, 0) + 1:
-            fields.epochs[edit.model] = edit.epoch
-            for name, factor in sorted(edit.factors.items()):
-                fields.shrink[name] = fields.shrink.get(name, 0.0) + math.log(factor)
-                if not self.frozen:
-                    for key in self.evidence.rows:
-                        if key.name == name:
-                            self.evidence.scale(key, factor)
+        for name, factor in fields.edit(record.edit).items():
+            if not self.frozen:
+                for key in self.evidence.rows:
+                    if key.name == name:
+                        self.evidence.scale(key, factor)
         return True
 
     def _feedback(self, offset: int, timestamp: int, copied: Copied, found: Open | str | None) -> str:

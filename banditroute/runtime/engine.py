@@ -12,7 +12,6 @@ import random
 import time
 from collections import Counter
 from collections.abc import Coroutine, Mapping, Sequence
-from dataclasses import asdict, dataclass
 from functools import partial
 from typing import Any, Final
 
@@ -32,6 +31,7 @@ from banditroute.runtime.metrics import Metrics
 from banditroute.runtime.partition_task import PartitionTask, TaskState
 from banditroute.runtime.ports import AppendFailed, Client, TopicPartition
 from banditroute.runtime.preparing import prepare
+from banditroute.runtime.reporting import Stats, report
 
 log = logging.getLogger("banditroute.engine")
 
@@ -41,17 +41,6 @@ RETRY_SECONDS: Final = 0.2
 MAX_RETRY_SECONDS: Final = 5.0
 CANCEL_SECONDS: Final = 0.1
 LEAVE_SECONDS: Final = 1.0  # for the last publication, and again at least for leaving the group
-
-
-@dataclass(slots=True)
-class Stats:
-    """What one engine has done since it started."""
-
-    decisions: int = 0
-    repeats: int = 0
-    poison: int = 0
-    feedback_copied: int = 0
-    restored: int = 0
 
 
 class Engine:
@@ -389,15 +378,4 @@ class Engine:
 
     def report(self) -> dict[str, Any]:
         """Return counters for people and tests: stats, and the ledger of the owned partitions."""
-        ledger = self.ledger()
-        return {
-            **asdict(self.stats),
-            "derives": self.learning.derives,
-            "explored": self.learning.exploration.explored,
-            "exploration_cost": self.learning.exploration.forgone,
-            "resting": self.learning.resting,
-            "feedback_applied": ledger["applied"] + ledger["revised"],
-            "duplicates": ledger["later"],
-            "partitioner_mismatches": self._watch.mismatches,
-            "ledger": dict(ledger),
-        }
+        return report(self.stats, self.learning, self.ledger(), self._watch.mismatches)
