@@ -192,15 +192,19 @@ async def test_retention_that_overtakes_a_running_engine_stops_it() -> None:
     go = asyncio.Event()
     real = client.poll_followed
 
+    begun = asyncio.Event()
+
     async def held(timeout: float) -> Any:
+        begun.set()
         await go.wait()
         return await real(timeout)
 
     client.poll_followed = held
-    await asyncio.sleep(0.1)
-    await world.traffic(2)
-    await asyncio.sleep(0.1)
+    await begun.wait()
     journal = world.stream.names.journal
+    ends = [len(world.log.log(journal, partition)) for partition in range(PARTITIONS)]
+    await world.traffic(2)
+    await world.until(lambda: any(len(world.log.log(journal, p)) > end + 1 for p, end in enumerate(ends)))
     for partition in range(PARTITIONS):
         world.log.retain(journal, partition, len(world.log.log(journal, partition)) - 1)
     go.set()
