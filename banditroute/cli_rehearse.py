@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from banditroute.cli_replay import Json, Report, Share, Workers, print_json, warm_of
+from banditroute.cli_replay import Json, Report, Share, Warmup, WarmupVotes, Workers, print_json, warm_of
 from banditroute.config import Config, Logging, load
 from banditroute.errors import ConfigError, DataSetError
 
@@ -57,12 +57,8 @@ def rehearse(
         str | None,
         typer.Option(metavar="COLUMN", help="The quality of a data set.", show_default="quality"),
     ] = None,
-    warmup: Annotated[
-        Path | None, typer.Option(help="A data set to start from, as with fit-prior.", show_default=False)
-    ] = None,
-    warmup_votes: Annotated[
-        float, typer.Option(min=0.01, max=1e6, help="What a model's outcomes there count for at most.")
-    ] = 100.0,
+    warmup: Warmup = None,
+    warmup_votes: WarmupVotes = 100.0,
     max_quality_loss: Annotated[
         float, typer.Option(help="Rule: the interval's lower end loses at most this much quality.")
     ] = 0.02,

@@ -38,6 +38,12 @@ Models = Annotated[
     list[str] | None,
     typer.Option(help="A model to choose from, without -c; may be repeated.", show_default="of the data set"),
 ]
+Warmup = Annotated[
+    Path | None, typer.Option(help="A data set to start from, as with fit-prior.", show_default=False)
+]
+WarmupVotes = Annotated[
+    float, typer.Option(min=0.01, max=1e6, help="What a model's outcomes there count for at most.")
+]
 Share = Annotated[float, typer.Option(min=0.0, max=1.0, help="Share of the decisions that are answered.")]
 
 
@@ -50,12 +56,8 @@ def replay(
         int, typer.Option(min=0, max=100_000, help="Random orders; 0: the order of the data set.")
     ] = 10,
     model: Models = None,
-    warmup: Annotated[
-        Path | None, typer.Option(help="A data set to start from, as with fit-prior.", show_default=False)
-    ] = None,
-    warmup_votes: Annotated[
-        float, typer.Option(min=0.01, max=1e6, help="What a model's outcomes there count for at most.")
-    ] = 100.0,
+    warmup: Warmup = None,
+    warmup_votes: WarmupVotes = 100.0,
     cost_weight: CostWeight = None,
     budget_usd_per_request: Budget = None,
     quality_floor: Floor = None,
