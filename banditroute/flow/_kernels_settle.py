@@ -46,9 +46,10 @@ def look_up(
     """Find the open decisions of votes start..stop, and read what settling needs of them.
 
     ``blocks`` holds the addresses of each block's rows, contexts and places, and its first place; a block has
-    ``1 << bits`` rows. ``kinds`` holds per kind of decision the number of its model's key (-1: not for us), that of its name and whether tokens were counted. Claims
-    of a vote are the place and the number of the model that it names, -1 for none. ``found`` receives number, key
-    and segment; a vote whose decision is not there, or not as claimed, is no longer usual.
+    ``1 << bits`` rows. ``kinds`` holds per kind of decision the number of its model's key (-1: not for us), that of
+    its name and whether tokens were counted. Claims of a vote are the place and the number of the model that it
+    names, -1 for none. ``found`` receives number, key and segment; a vote whose decision is not there, or not as
+    claimed, is no longer usual.
     """
     for i in range(start, stop):
         if not usual[i]:

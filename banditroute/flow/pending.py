@@ -138,8 +138,8 @@ class Pending(Rows):
         blocks = self._block_table()
         _kernels_settle.look_up(
             self._index.table, self._floor, self._opened, blocks.first, blocks.bits, blocks.addresses,
-            self._kind_table(), columns.ids, start, stop, columns.tenants, columns.claims, columns.usual, columns.found, columns.votes,
-            columns.x,
+            self._kind_table(), columns.ids, start, stop, columns.tenants, columns.claims, columns.usual,
+            columns.found, columns.votes, columns.x,
         )  # fmt: skip
         columns.looked = stop
 
