@@ -14,16 +14,13 @@ from banditroute.bandit.pacing import Pacer
 from banditroute.bandit.thompson import DecideBatch, Policy
 from banditroute.catalog import Catalog
 from banditroute.config import Config
-from banditroute.events import FieldMap, Rejected, Request, decode_request
-from banditroute.flow.decision_writer import (
-    DecidedBatch,
-    DecisionWriter,
-    InputRecord,
-    OutputRecord,
-    Poison,
-    no_decisions,
-)
+from banditroute.events import Decision, FieldMap, Rejected, Request, decode_request
+from banditroute.flow.chosen import Chosen
+from banditroute.flow.decision_structs import DecisionStructs
+from banditroute.flow.decision_writer import DecisionWriter
 from banditroute.flow.fields import Fields
+from banditroute.flow.known import KnownBatch
+from banditroute.flow.records import DecidedBatch, InputRecord, OutputRecord, Poison
 from banditroute_features import Encoder, RequestLike
 
 __all__ = [
@@ -33,7 +30,6 @@ __all__ = [
     "InputRecord",
     "OutputRecord",
     "Poison",
-    "no_decisions",
 ]
 
 INF = float("inf")
@@ -89,12 +85,10 @@ class Decider:
             else catalog.names.index(config.requests.default_model)
         )
         self._field_map = FieldMap(config.requests.field_map) if config.requests.field_map else None
+        keys = [model.key for model in policy.models]
+        self._structs = DecisionStructs(keys, encoder.spec.spec_id, config.engine.mode)
         self._writer = DecisionWriter(
-            [model.key for model in policy.models],
-            encoder.spec,
-            config.engine.mode,
-            config.requests.header_pass_through,
-            self._default,
+            keys, encoder.spec, config.engine.mode, config.requests.header_pass_through, self._structs
         )
         self._list_prices = np.array(
             [[m.input_usd_per_mtok, m.output_usd_per_mtok] for m in catalog], np.float64
@@ -136,10 +130,12 @@ class Decider:
             else:
                 valid.append((record, request))
         keys = [request.request_id.encode() for _, request in valid]
-        decided = DecidedBatch([], None, [], poison, keys, records[-1].offset + 1)
+        decided = DecidedBatch([], None, poison, keys, records[-1].offset + 1)
         fresh = self._fresh(valid, keys, gate, decided)
         if fresh:
-            self.decide_requests(partition, fresh, fields, version, now_ms, decided)
+            decided.records, decided.known = self._writer.write(
+                self._choose(partition, fresh, fields, version, now_ms)
+            )
         return decided
 
     def _fresh(
@@ -173,16 +169,27 @@ class Decider:
         fields: Fields,
         version: str,
         now_ms: float,
-        decided: DecidedBatch,
-    ) -> None:
-        """Decide valid requests, at least one, and add what follows to `decided`."""
-        requests = [request for _, request in fresh]
-        batch, paced = self._columns(requests, fields)
+    ) -> tuple[list[Decision], KnownBatch]:
+        """Decide valid requests, at least one; return the decisions, and what becomes pending (the library face)."""
+        chosen = self._choose(partition, fresh, fields, version, now_ms)
+        return self._structs.of(chosen), self._writer.known(chosen)
+
+    def _choose(
+        self,
+        partition: int,
+        fresh: Sequence[tuple[InputRecord, Request]],
+        fields: Fields,
+        version: str,
+        now_ms: float,
+    ) -> Chosen:
+        """Choose a model for valid requests, at least one."""
+        batch, paced = self._columns([request for _, request in fresh], fields)
         self._pacer.pace(self._policy, batch, paced, now_ms)
         choices = self._policy.decide(batch)
         self._pacer.decided(choices, now_ms)
         self.exploration.decided(self._policy, batch, choices)
-        self._writer.write(partition, fresh, batch, choices, self._stale(fresh, now_ms), version, decided)
+        stale = self._stale(fresh, now_ms)
+        return Chosen.of(partition, fresh, batch, choices, stale, self._default, version)
 
     def _columns(self, requests: Sequence[Request], fields: Fields) -> tuple[DecideBatch, NDArray[np.bool_]]:
         """Return the columns, and which requests leave the cost weight to the pacer."""
