@@ -154,7 +154,7 @@ class Replica:
         self._poll = stages.timed("poll", self._records)
         for module, name, stage in (
             (decider_module, "decode_request", "decode"),
-            (decider_module, "request_key", "columns"),
+            (decider_module, "request_keys", "columns"),
         ):
             stages.wrap(module, name, stage)
         for owner, name, stage in (

@@ -27,6 +27,7 @@ class Chosen(NamedTuple):
 
     partition: int
     fresh: Sequence[tuple[InputRecord, Request]]
+    ids: list[bytes]
     offsets: NDArray[np.int64]
     batch: DecideBatch
     choices: Choices
@@ -44,6 +45,7 @@ class Chosen(NamedTuple):
         cls,
         partition: int,
         fresh: Sequence[tuple[InputRecord, Request]],
+        ids: list[bytes],
         batch: DecideBatch,
         choices: Choices,
         stale: Sequence[int],
@@ -62,15 +64,13 @@ class Chosen(NamedTuple):
         tenants = [request.tenant for _, request in fresh]
         segments = [request.tags[0] if request.tags else None for _, request in fresh]
         return cls(
-            partition, fresh, offsets, batch, choices, chosen, predictions, tokens, counted, tenants, segments,
+            partition, fresh, ids, offsets, batch, choices, chosen, predictions, tokens, counted, tenants, segments,
             stale, version,
         )  # fmt: skip
 
-    def known(
-        self, ids: list[bytes], headers: Sequence[bytes], keys: tuple[ModelKey, ...], *, shadow: bool
-    ) -> KnownBatch:
+    def known(self, headers: Sequence[bytes], keys: tuple[ModelKey, ...], *, shadow: bool) -> KnownBatch:
         """Return what becomes pending once the decisions are in the log."""
         return KnownBatch(
-            self.offsets, ids, self.batch.x, self.chosen, self.predictions, self.tokens, self.counted,
+            self.offsets, self.ids, self.batch.x, self.chosen, self.predictions, self.tokens, self.counted,
             self.tenants, self.segments, list(headers), keys, shadow,
         )  # fmt: skip

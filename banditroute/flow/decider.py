@@ -8,7 +8,7 @@ from typing import Protocol, cast
 import numpy as np
 from numpy.typing import NDArray
 
-from banditroute.bandit.chance import request_key
+from banditroute.bandit.chance import request_keys
 from banditroute.bandit.exploration import Exploration
 from banditroute.bandit.pacing import Pacer
 from banditroute.bandit.thompson import DecideBatch, Policy
@@ -131,11 +131,10 @@ class Decider:
                 valid.append((record, request))
         keys = [request.request_id.encode() for _, request in valid]
         decided = DecidedBatch([], None, poison, keys, records[-1].offset + 1)
-        fresh = self._fresh(valid, keys, gate, decided)
+        fresh, ids = self._fresh(valid, keys, gate, decided)
         if fresh:
-            decided.records, decided.known = self._writer.write(
-                self._choose(partition, fresh, fields, version, now_ms)
-            )
+            chosen = self._choose(partition, fresh, ids, fields, version, now_ms)
+            decided.records, decided.known = self._writer.write(chosen)
         return decided
 
     def _fresh(
@@ -144,14 +143,14 @@ class Decider:
         keys: list[bytes],
         gate: Gate,
         decided: DecidedBatch,
-    ) -> list[tuple[InputRecord, Request]]:
-        """Return the requests without a decision, and count the others."""
+    ) -> tuple[list[tuple[InputRecord, Request]], list[bytes]]:
+        """Return the requests without a decision and their ids, and count the others."""
         r = gate.r
         repeated = gate.has_each(keys) if keys else ()
         if not repeated and len(set(keys)) == len(keys) and (not valid or valid[0][0].offset >= r):
-            return valid
+            return valid, keys
         seen = {keys[i] for i in repeated}
-        fresh = []
+        fresh, ids = [], []
         for (record, request), key in zip(valid, keys, strict=True):
             if record.offset < r:
                 decided.below += 1
@@ -160,7 +159,8 @@ class Decider:
             else:
                 seen.add(key)
                 fresh.append((record, request))
-        return fresh
+                ids.append(key)
+        return fresh, ids
 
     def decide_requests(
         self,
@@ -171,27 +171,31 @@ class Decider:
         now_ms: float,
     ) -> tuple[list[Decision], KnownBatch]:
         """Decide valid requests, at least one; return the decisions, and what becomes pending (the library face)."""
-        chosen = self._choose(partition, fresh, fields, version, now_ms)
+        ids = [request.request_id.encode() for _, request in fresh]
+        chosen = self._choose(partition, fresh, ids, fields, version, now_ms)
         return self._structs.of(chosen), self._writer.known(chosen)
 
     def _choose(
         self,
         partition: int,
         fresh: Sequence[tuple[InputRecord, Request]],
+        ids: list[bytes],
         fields: Fields,
         version: str,
         now_ms: float,
     ) -> Chosen:
         """Choose a model for valid requests, at least one."""
-        batch, paced = self._columns([request for _, request in fresh], fields)
+        batch, paced = self._columns([request for _, request in fresh], ids, fields)
         self._pacer.pace(self._policy, batch, paced, now_ms)
         choices = self._policy.decide(batch)
         self._pacer.decided(choices, now_ms)
         self.exploration.decided(self._policy, batch, choices)
         stale = self._stale(fresh, now_ms)
-        return Chosen.of(partition, fresh, batch, choices, stale, self._default, version)
+        return Chosen.of(partition, fresh, ids, batch, choices, stale, self._default, version)
 
-    def _columns(self, requests: Sequence[Request], fields: Fields) -> tuple[DecideBatch, NDArray[np.bool_]]:
+    def _columns(
+        self, requests: Sequence[Request], ids: list[bytes], fields: Fields
+    ) -> tuple[DecideBatch, NDArray[np.bool_]]:
         """Return the columns, and which requests leave the cost weight to the pacer."""
         n, k = len(requests), len(self._catalog)
         x = np.empty((n, self._encoder.spec.d), np.float32)
@@ -225,7 +229,7 @@ class Decider:
         eligible[:, paused] = False
         batch = DecideBatch.of(
             x,
-            np.fromiter((request_key(request.request_id) for request in requests), np.uint64, n),
+            request_keys(ids),
             in_force,
             eligible=eligible,
             input_tokens=tokens,

@@ -75,14 +75,12 @@ class DecisionWriter:
 
     def write(self, chosen: Chosen) -> tuple[EncodedRecords, KnownBatch]:
         """Return the records, and what becomes pending once they are in the log."""
-        ids = [request.request_id.encode() for _, request in chosen.fresh]
         passed = self._passed_headers(chosen)
-        records = self._records(chosen, ids, passed)
-        return records, chosen.known(ids, records.headers(), self._keys, shadow=self._shadow)
+        records = self._records(chosen, passed)
+        return records, chosen.known(records.headers(), self._keys, shadow=self._shadow)
 
     def known(self, chosen: Chosen) -> KnownBatch:
         """Return what becomes pending of decisions that nobody writes."""
-        ids = [request.request_id.encode() for _, request in chosen.fresh]
         headers = self._header.write(
             chosen.offsets,
             chosen.batch.x,
@@ -91,11 +89,10 @@ class DecisionWriter:
             chosen.counted,
             self._shadow,
         )
-        return chosen.known(ids, headers, self._keys, shadow=self._shadow)
+        return chosen.known(headers, self._keys, shadow=self._shadow)
 
-    def _records(
-        self, chosen: Chosen, ids: list[bytes], passed: dict[int, list[tuple[str, bytes]]]
-    ) -> EncodedRecords:
+    def _records(self, chosen: Chosen, passed: dict[int, list[tuple[str, bytes]]]) -> EncodedRecords:
+        ids = chosen.ids
         n = len(ids)
         packed_ids = texts_of(ids)
         special = self._special(chosen, ids, packed_ids[0])

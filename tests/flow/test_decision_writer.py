@@ -52,7 +52,8 @@ def chosen(n: int, count: int, seed: int, *, default: int | None = None) -> Chos
     chance[info[:, 0] < 0, 1] = np.nan
     choices = Choices(info, candidates, rng.normal(size=(n, count)), rank, chance)
     stale = [] if default is None else sorted(draw.sample(range(n), n // 4))
-    return Chosen.of(3, fresh, batch, choices, stale, default, "12+3~ab")
+    ids = [request.request_id.encode() for _, request in fresh]
+    return Chosen.of(3, fresh, ids, batch, choices, stale, default, "12+3~ab")
 
 
 def made(count: int, mode: Any) -> tuple[DecisionWriter, DecisionStructs, list[ModelKey]]:
