@@ -35,6 +35,7 @@ T = TypeVar("T")
 FeedbackKind = Literal["thumb", "score", "judge", "outcome", "usage", "withdraw"]
 QUALITY_KINDS: Final = frozenset({"thumb", "score", "judge", "outcome"})
 _NO_LIMITS: Final = (None, None, None, None)
+_BACKSLASH: Final = ord("\\")
 _MAX_REASON: Final = 300  # characters; a reason may quote a value
 
 
@@ -228,7 +229,7 @@ def _convert(event: Any, kind: type[T]) -> T | Rejected:
 
 def _is_ascii(value: bytes) -> bool:
     """Tell whether all strings of a JSON text are surely ASCII."""
-    return value.isascii() and b"\\u" not in value
+    return value.isascii() and value.find(_BACKSLASH) < 0  # an escape may stand for anything
 
 
 def _fit(values: Iterable[str | None]) -> bool:
