@@ -89,7 +89,6 @@ class Stages:
 
 
 STAGES = (
-    ("poll", "aiokafka's records to ours"),
     ("decode", "request JSON to struct, validated"),
     ("features", "prompt, tags and tenant to float32[d]"),
     ("columns", "limits, eligibility, prices, random keys"),
@@ -151,7 +150,6 @@ class Replica:
         self._copy = stages.timed("copy", self.copier.copy)
         self._observe = stages.timed("observe", self.policy.observe)
         self._derive = stages.timed("derive", self.policy.derive)
-        self._poll = stages.timed("poll", self._records)
         for module, name, stage in (
             (decider_module, "decode_request", "decode"),
             (decider_module, "request_keys", "columns"),
@@ -165,11 +163,6 @@ class Replica:
         ):
             if owner is not None and hasattr(owner, name) and hasattr(owner, "__dict__"):
                 stages.wrap(owner, name, stage)
-
-    def _records(self, fetched: Sequence[Any]) -> list[Any]:
-        from banditroute.flow.decider import InputRecord
-
-        return [InputRecord(r.offset, r.timestamp, r.key, r.value, r.headers) for r in fetched]
 
     def _build(self, records: Sequence[Any]) -> None:
         batch = self._builder()
@@ -193,8 +186,7 @@ class Replica:
     def take(self, fetched: Sequence[Any]) -> list[str]:
         """Decide the requests of a poll and return the ids decided."""
         partition = self.partition
-        records = self._poll(fetched)
-        decided = self._decide(0, records, partition.learner, partition.learner.fields, "0+0", self.now)
+        decided = self._decide(0, fetched, partition.learner, partition.learner.fields, "0+0", self.now)
         self._batch(decided.records)
         self._acknowledged(decided.known, partition.learner.end, self.now, decided.records[-1].value)
         self._check(decided.keys, 0)

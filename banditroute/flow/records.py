@@ -11,7 +11,10 @@ from banditroute.flow.known import KnownBatch
 
 
 class InputRecord(Struct, frozen=True, gc=False):
-    """A record read from a topic; `timestamp` in milliseconds."""
+    """A record read from a topic; `timestamp` in milliseconds.
+
+    A client may hand over records of its own kind that have these attributes, as aiokafka's do.
+    """
 
     offset: int
     timestamp: int

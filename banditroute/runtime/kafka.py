@@ -238,7 +238,7 @@ class KafkaClient:
                 await consumer.position(where) < stop
             ):  # not "last record + 1": the last may be a control record
                 fetched = await consumer.getmany(where, timeout_ms=1000)
-                records = [record for record in _records(fetched.get(where, ())) if record.offset < stop]
+                records = [record for record in fetched.get(where, ()) if record.offset < stop]
                 if records:
                     yield records
         finally:
@@ -362,7 +362,7 @@ class KafkaClient:
             await asyncio.sleep(RETRY_SECONDS)
             return {}
         return {
-            TopicPartition(where.topic, where.partition): list(_records(records))
+            TopicPartition(where.topic, where.partition): records
             for where, records in fetched.items()
             if records
         }
@@ -386,7 +386,3 @@ class _Listener(ConsumerRebalanceListener):  # type: ignore[misc]  # aiokafka is
     async def on_partitions_assigned(self, assigned: Iterable[KafkaPartition]) -> None:
         """Take note."""
         self._client.record_assignment(assigned)
-
-
-def _records(fetched: Iterable[Any]) -> Iterable[InputRecord]:
-    return [InputRecord(r.offset, r.timestamp, r.key, r.value, r.headers) for r in fetched]
