@@ -17,8 +17,8 @@ from banditroute.errors import ConfigError, DataSetError
 
 if TYPE_CHECKING:
     from banditroute_features import Encoder
-    from banditroute_sim.rehearsal.logged import LoggedWorld
-    from banditroute_sim.rehearsal.world import RecordedWorld
+    from banditroute_sim.rehearse.logged import LoggedWorld
+    from banditroute_sim.rehearse.world import RecordedWorld
 
 
 def rehearse(
@@ -90,12 +90,12 @@ def rehearse(
 ) -> None:
     """Say go or no-go to a rollout; exit status 0 is go, 1 is no-go, 2 is bad usage or input."""
     from banditroute.router import make_encoder
-    from banditroute_sim.parallel import bar
-    from banditroute_sim.rehearsal.logged import LoggedWorld
-    from banditroute_sim.rehearsal.rehearse import RehearsalOptions, number_of_runs
-    from banditroute_sim.rehearsal.rehearse import rehearse as run
-    from banditroute_sim.rehearsal.rules import Limits
-    from banditroute_sim.rehearsal.show import print_rehearsal, rehearsal_page, write_rows
+    from banditroute_sim.progress import bar
+    from banditroute_sim.rehearse.logged import LoggedWorld
+    from banditroute_sim.rehearse.rules import Limits
+    from banditroute_sim.rehearse.run import RehearsalOptions, number_of_runs
+    from banditroute_sim.rehearse.run import rehearse as run
+    from banditroute_sim.rehearse.show import print_rehearsal, rehearsal_page, write_rows
     from banditroute_sim.report import check_writable
 
     limits = Limits(
@@ -181,8 +181,8 @@ def _recorded(
     feedback_share: float,
     feedback_delay: int,
 ) -> RecordedWorld:
-    from banditroute_sim.outcomes import load_outcomes
-    from banditroute_sim.rehearsal.world import RecordedWorld
+    from banditroute_sim.data.outcomes import load_outcomes
+    from banditroute_sim.rehearse.world import RecordedWorld
 
     outcomes = load_outcomes(folder, encoder, config.catalog.names, judge=judge, catalog=config.catalog)
     if judge is not None:
@@ -198,8 +198,8 @@ def _recorded(
 
 
 def _logged(log: str, config: Config, encoder: Encoder) -> LoggedWorld:
-    from banditroute_sim.rehearsal.logged import LoggedWorld
-    from banditroute_sim.rehearsal.reading import read_log
+    from banditroute_sim.rehearse.logged import LoggedWorld
+    from banditroute_sim.rehearse.sample import read_log
 
     spec = encoder.spec
     blocks = [(block.start, block.stop) for block in spec.blocks]
@@ -207,7 +207,7 @@ def _logged(log: str, config: Config, encoder: Encoder) -> LoggedWorld:
         folder = Path(log)
         if log == "topic":
             from banditroute.runtime import serve
-            from banditroute_sim.evaluate import fetch
+            from banditroute_sim.evaluate.export import fetch
 
             folder = Path(scratch)
             serve.run(fetch(config, folder))

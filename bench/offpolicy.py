@@ -16,9 +16,9 @@ from typing import Any
 import numpy as np
 
 from banditroute.bandit.pacing import BudgetPacer
-from banditroute_sim.offpolicy.evaluation import EvaluationOptions, evaluate
-from banditroute_sim.offpolicy.known import KnownLog, KnownWorld, known_log
-from banditroute_sim.offpolicy.targets import ByCell, Objective, Target, Uniform
+from banditroute_sim.evaluate.known import KnownLog, KnownWorld, known_log
+from banditroute_sim.evaluate.run import EvaluationOptions, evaluate
+from banditroute_sim.evaluate.targets import ByCell, Objective, Target, Uniform
 from bench.harness import Report, Row, options, progress, progress_done
 
 LOGS, QUICK_LOGS, FIRST_SEED = 1000, 20, 1000

@@ -18,15 +18,15 @@ from banditroute.cli import app
 from banditroute.config import Objective, from_dict, load
 from banditroute.errors import BanditrouteError
 from banditroute.router import make_encoder
-from banditroute_sim.outcomes import load_outcomes
-from banditroute_sim.rehearsal.forecast import Forecast, confident_after, forecast
-from banditroute_sim.rehearsal.logged import LoggedWorld
-from banditroute_sim.rehearsal.reading import read_log
-from banditroute_sim.rehearsal.rehearse import RehearsalOptions, rehearse
-from banditroute_sim.rehearsal.rules import Limits
-from banditroute_sim.rehearsal.stress import NEWCOMER, STRESSES, stage
-from banditroute_sim.rehearsal.world import RecordedWorld
-from banditroute_sim.replaying.passes import NEVER
+from banditroute_sim.data.outcomes import load_outcomes
+from banditroute_sim.rehearse.forecast import Forecast, confident_after, forecast
+from banditroute_sim.rehearse.logged import LoggedWorld
+from banditroute_sim.rehearse.rules import Limits
+from banditroute_sim.rehearse.run import RehearsalOptions, rehearse
+from banditroute_sim.rehearse.sample import read_log
+from banditroute_sim.rehearse.stress import NEWCOMER, STRESSES, stage
+from banditroute_sim.rehearse.world import RecordedWorld
+from banditroute_sim.replay.passes import NEVER
 from tests.sim import exported
 from tests.sim.sets import configuration, data_set, tables, write
 
