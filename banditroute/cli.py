@@ -1,4 +1,4 @@
-"""One command: `banditroute <verb>`. Exit status 0 is done, 1 is no, 2 is bad usage or input."""
+"""One command: `banditroute <verb>`. Exit status 0 is done, 1 is no, 2 is bad usage or input, 130 is interrupted."""
 
 from __future__ import annotations
 

@@ -4,14 +4,15 @@ from __future__ import annotations
 
 # ruff: noqa: PLC0415 - kernels, numpy and pyarrow are loaded by the verbs that need them
 import math
-import tempfile
 from collections.abc import Mapping
+from contextlib import nullcontext
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from banditroute.cli_replay import Json, Report, Share, Warmup, WarmupVotes, Workers, print_json, warm_of
+from banditroute.cli_simulate import INTERRUPTED
 from banditroute.config import Config, Logging, load
 from banditroute.errors import ConfigError, DataSetError
 
@@ -88,7 +89,7 @@ def rehearse(
     *,
     as_json: Json = False,
 ) -> None:
-    """Say go or no-go to a rollout; exit status 0 is go, 1 is no-go, 2 is bad usage or input."""
+    """Say go or no-go to a rollout; exit status 0 is go, 1 is no-go, 2 is bad usage or input, 130 is interrupted."""
     from banditroute.router import make_encoder
     from banditroute_sim.progress import bar
     from banditroute_sim.rehearse.logged import LoggedWorld
@@ -151,6 +152,8 @@ def rehearse(
         print_json(rehearsal.result)
     else:
         print_rehearsal(rehearsal.result, limits)
+    if rehearsal.result["interrupted"]:
+        raise typer.Exit(INTERRUPTED)
     if not rehearsal.result["go"]:
         raise typer.Exit(1)
 
@@ -198,21 +201,16 @@ def _recorded(
 
 
 def _logged(log: str, config: Config, encoder: Encoder) -> LoggedWorld:
+    from banditroute_sim.evaluate.export import topic_log
     from banditroute_sim.rehearse.logged import LoggedWorld
     from banditroute_sim.rehearse.sample import read_log
 
     spec = encoder.spec
     blocks = [(block.start, block.stop) for block in spec.blocks]
-    with tempfile.TemporaryDirectory() as scratch:
-        folder = Path(log)
-        if log == "topic":
-            from banditroute.runtime import serve
-            from banditroute_sim.evaluate.export import fetch
-
-            folder = Path(scratch)
-            serve.run(fetch(config, folder))
+    topic = log == "topic"
+    with topic_log(config) if topic else nullcontext(Path(log)) as folder:
         sample = read_log(folder, config, spec.spec_id, spec.d)
-    return LoggedWorld(sample, config, blocks, "the log" if log == "topic" else folder.resolve().name)
+    return LoggedWorld(sample, config, blocks, "the log" if topic else folder.resolve().name)
 
 
 def _check_numbers(

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import orjson
 import typer
 
+from banditroute.cli_simulate import INTERRUPTED
 from banditroute.config import Config, from_dict, load
 from banditroute.errors import ConfigError
 
@@ -112,6 +113,8 @@ def replay(
         print_json(replayed.result)
     else:
         print_replay(replayed.result)
+    if replayed.result["interrupted"]:
+        raise typer.Exit(INTERRUPTED)
 
 
 def objective_of(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 from pathlib import Path
 
@@ -299,6 +300,11 @@ def test_ctrl_c_leaves_the_passes_that_are_done(tmp_path, monkeypatch):
     result = replay_outcomes(outcomes, config, ReplayOptions(shuffles=5), note=stop).result
     assert result["shuffles"] == 2
     assert result["notes"] == ["stopped after 2 of 5 passes"]
+    assert result["interrupted"]
+    monkeypatch.setattr("banditroute_sim.progress.bar", lambda *_: contextlib.nullcontext(stop))
+    status, out, _ = run("replay", "--dataset", folder, "--shuffles", 5, "--json")
+    assert status == 130
+    assert json.loads(out)["shuffles"] == 2
 
 
 def test_a_missing_column_an_unknown_model_and_no_quality_are_one_sentence(tmp_path):

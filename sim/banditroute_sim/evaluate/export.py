@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator
+import tempfile
+from collections.abc import AsyncIterator, Iterator
+from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
+from typing import Any, Final
 
 from banditroute.config import Config
 from banditroute.errors import DataSetError, MissingExtraError, TopicError
@@ -14,6 +16,9 @@ from banditroute.events.field_map import FieldMap
 from banditroute.flow.decider import InputRecord
 from banditroute.flow.header import HEADER_NAME
 from banditroute.runtime.ports import Client
+
+DECISIONS: Final = "decisions.parquet"
+FEEDBACK: Final = "feedback.parquet"
 
 
 async def fetch(config: Config, folder: Path) -> dict[str, int]:
@@ -26,6 +31,36 @@ async def fetch(config: Config, folder: Path) -> dict[str, int]:
         return await export_log(client, config, folder)
     finally:
         await asyncio.shield(client.stop())
+
+
+@contextmanager
+def topic_log(config: Config) -> Iterator[Path]:
+    """Yield a folder with the log of the broker of a configuration; afterwards the folder is gone.
+
+    Raises
+    ------
+    TopicError
+        If a topic is not there.
+    DataSetError
+        If a topic holds nothing of use; and where what is read of the folder raises it, with topics for files.
+    """
+    from banditroute.runtime import serve  # noqa: PLC0415 - as in `fetch`
+
+    topics = config.kafka.topics
+    with tempfile.TemporaryDirectory() as scratch:
+        folder = Path(scratch)
+        done = serve.run(fetch(config, folder))
+        if not done["decisions"]:
+            raise DataSetError(f"topic '{topics.decisions}' is empty: nothing was decided yet")
+        if not done["feedback"]:
+            why = f"none of its {done['rejected']} records is valid" if done["rejected"] else "it is empty"
+            raise DataSetError(f"topic '{topics.feedback}' holds no feedback: {why}")
+        try:
+            yield folder
+        except DataSetError as error:
+            text = str(error).replace(str(folder / DECISIONS), f"topic '{topics.decisions}'")
+            text = text.replace(str(folder / FEEDBACK), f"topic '{topics.feedback}'")
+            raise DataSetError(text.replace(str(folder), "the log")) from error
 
 
 async def export_log(client: Client, config: Config, folder: Path) -> dict[str, int]:
@@ -71,7 +106,7 @@ async def export_log(client: Client, config: Config, folder: Path) -> dict[str, 
     done = {"decisions": 0, "feedback": 0, "rejected": 0}
     try:
         folder.mkdir(parents=True, exist_ok=True)  # noqa: ASYNC240 - once, before anything is under way
-        with pq.ParquetWriter(folder / "decisions.parquet", decisions, compression="zstd") as writer:
+        with pq.ParquetWriter(folder / DECISIONS, decisions, compression="zstd") as writer:
             async for partition, records in _records(client, config.kafka.topics.decisions):
                 rows = [
                     _row(partition, one) | {HEADER_NAME: dict(one.headers).get(HEADER_NAME)}
@@ -79,7 +114,7 @@ async def export_log(client: Client, config: Config, folder: Path) -> dict[str, 
                 ]
                 writer.write_table(pa.Table.from_pylist(rows, decisions))
                 done["decisions"] += len(rows)
-        with pq.ParquetWriter(folder / "feedback.parquet", pa.schema(common), compression="zstd") as writer:
+        with pq.ParquetWriter(folder / FEEDBACK, pa.schema(common), compression="zstd") as writer:
             async for partition, records in _records(client, config.kafka.topics.feedback):
                 rows = []
                 for one in records:

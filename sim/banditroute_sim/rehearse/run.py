@@ -101,6 +101,18 @@ def rehearse(
         What is known beforehand.
     note : callable, optional
         Called with how many runs are done.
+
+    Returns
+    -------
+    Rehearsal
+        After Ctrl-C that of the runs which are done; ``result["interrupted"]`` says so, and ``result["go"]`` is False.
+
+    Raises
+    ------
+    KeyboardInterrupt
+        If fewer runs are done than an interval needs.
+    ConfigError
+        If the configuration cannot be rehearsed.
     """
     notes = check_replayable(config)
     config = per_request(config)
@@ -109,35 +121,46 @@ def rehearse(
     requests = options.requests or min(world.size, REQUESTS)
     first = 1_000_000 * options.seed
     orders = 0 if world.fresh else max(options.runs // 2, 4)
-    cases = [Case(world, config, warm, requests, first + i, "order") for i in range(orders)]
-    cases += [
+    ordered = [Case(world, config, warm, requests, first + i, "order") for i in range(orders)]
+    resampled = [
         Case(world, config, warm, requests, first + orders + i, "resample") for i in range(options.runs)
     ]
+    cases = _in_turn(ordered, resampled)
     found = each(run, cases, options.workers, note)
-    if len(found) < len(cases):
+    stopped = len(found) < len(cases)
+    order, resample = (
+        [one for one, case in zip(found, cases, strict=False) if case.how == how]
+        for how in ("order", "resample")
+    )
+    if len(resample) < 2 or (ordered and not order):
         raise KeyboardInterrupt
-    order, resample = found[:orders], found[orders:]
+    if stopped:
+        notes.append(f"stopped after {len(found)} of {len(cases)} steady runs, and before the scenarios")
     steady = order or resample
     share = np.mean([one.share[len(one.share) // 2 :].mean(axis=0) for one in steady], axis=0)
     target = int(share.argmax())
     stressed: list[tuple[Stress, list[Run]]] = []
-    if options.scenarios:
+    if options.scenarios and not stopped:
         count = min(max(_LEAST_SCENARIO_RUNS, options.runs // 3), len(steady))
         # the same draws as the steady runs: what differs is the change
-        starts = cases[:count]
+        starts = (ordered or resampled)[:count]
         stories = [
             Case(c.world, c.config, c.warm, c.requests, c.seed, c.how, stress, target)
             for stress in STRESSES
             for c in starts
         ]
         more = None if note is None else lambda done: note(len(cases) + done)
-        told = each(run, stories, options.workers, more)
-        if len(told) < len(stories):
+        try:
+            told = each(run, stories, options.workers, more)
+        except KeyboardInterrupt:  # before the first of them
+            told = []
+        stopped = len(told) < len(stories)
+        if stopped:
             notes.append(f"stopped after {len(told)} of {len(stories)} runs of scenarios")
         parts = [told[i * count : (i + 1) * count] for i in range(len(STRESSES))]
-        stressed = [(stress, part) for stress, part in zip(STRESSES, parts, strict=True) if part]
+        stressed = [(stress, part) for stress, part in zip(STRESSES, parts, strict=True) if len(part) > 1]
     result = _result(world, config, options, requests, order, resample, stressed, target, share)
-    result["notes"] = notes
+    result |= {"go": result["go"] and not stopped, "interrupted": stopped, "notes": notes}
     return Rehearsal(result, steady, stressed)
 
 
@@ -146,6 +169,12 @@ def number_of_runs(world: World, options: RehearsalOptions) -> int:
     orders = 0 if world.fresh else max(options.runs // 2, 4)
     count = min(max(_LEAST_SCENARIO_RUNS, options.runs // 3), orders or options.runs)
     return orders + options.runs + (count * len(STRESSES) if options.scenarios else 0)
+
+
+def _in_turn(first: Sequence[Case], second: Sequence[Case]) -> list[Case]:
+    """Return both in turns, each at its own pace, so that a part from the beginning holds both alike."""
+    places = [((i + 0.5) / len(cases), case) for cases in (first, second) for i, case in enumerate(cases)]
+    return [case for _, case in sorted(places, key=lambda one: one[0])]
 
 
 def _result(

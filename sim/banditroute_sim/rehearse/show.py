@@ -47,6 +47,10 @@ _ENDS: Final = ("value", "low", "high", "worst_decile")
 def headline(result: Mapping[str, Any]) -> str:
     """Return the verdict in a sentence."""
     broken = [rule["name"] for rule in result["rules"] if not rule["holds"]]
+    if result["interrupted"]:
+        return (
+            f"No verdict: it was stopped; {len(broken)} of {len(result['rules'])} rules do not hold so far."
+        )
     if not broken:
         return f"Go: all {len(result['rules'])} rules hold."
     return f"No-go: {len(broken)} of {len(result['rules'])} rules do not hold ({', '.join(broken)})."

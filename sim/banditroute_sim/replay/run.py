@@ -240,6 +240,7 @@ def replay_outcomes(
         "objective": _objective(goal, outcomes),
         "cost_weight": weight,
         "shuffles": len(passes) if options.shuffles else 0,
+        "interrupted": len(passes) < len(cases),
         **_means(mean, weight, goal),
         "best_fixed": {"model": outcomes.models[fixed], **told(quality[fixed], cost[fixed], weight)},
         "best_mix": {
