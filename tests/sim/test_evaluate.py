@@ -12,6 +12,8 @@ from typing import Any
 
 import numpy as np
 import orjson
+import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
 
 from banditroute import cli
@@ -23,7 +25,7 @@ from banditroute_sim.evaluate.log import ExportedLog
 from banditroute_sim.evaluate.open_bandit import OpenBanditLog, open_bandit_files
 from banditroute_sim.evaluate.question import Question, make_target
 from banditroute_sim.evaluate.run import EvaluationOptions, evaluate
-from banditroute_sim.evaluate.targets import ByCell, Objective, Uniform
+from banditroute_sim.evaluate.targets import Objective, Uniform
 from tests.sim.exported import DOCUMENT, cost_of, records, write_lines
 
 DATA = os.environ.get("BANDITROUTE_DATA")
@@ -176,18 +178,46 @@ def test_open_bandit_logs_that_cannot_be_used_are_refused(tmp_path: Path, rows: 
         list(_bandit_log(tmp_path, rows).batches())
 
 
-@pytest.mark.skipif(not DATA, reason="needs BANDITROUTE_DATA")
-@pytest.mark.parametrize(("logged", "other"), [("random", "bts"), ("bts", "random")])
-def test_one_logging_policy_is_estimated_from_the_log_of_the_other(logged: str, other: str) -> None:
-    files = open_bandit_files(Path(str(DATA)) / "obd")
-    log, there = OpenBanditLog(files, logged), OpenBanditLog(files, other)
-    truth = np.concatenate([batch.outcome[:, 0] for batch in there.batches()]).mean()
-    target = ByCell(other, log.table(other)) if other == "bts" else Uniform()
-    result = evaluate(log, target)
-    assert result["refused"] is None
-    for name in ("ips", "snips", "dr"):
-        low, high = result["estimates"]["quality"][name]["bootstrap"]
-        assert low <= truth <= high
+OBD = Path(DATA or "nowhere", "obd")
+
+
+@pytest.fixture(scope="module")
+def campaigns(tmp_path_factory: pytest.TempPathFactory) -> list[Path]:
+    """A folder for each campaign of the Open Bandit Dataset that is there."""
+    if not OBD.is_dir():
+        pytest.skip(f"the Open Bandit Dataset is not at {OBD}: set BANDITROUTE_DATA")
+    table = pq.read_table(OBD / "log.parquet")
+    column = np.array(table.column("campaign").to_pylist())
+    folders = []
+    for name in np.unique(column).tolist():
+        folder = tmp_path_factory.mktemp(name)
+        pq.write_table(table.filter(pa.array(column == name)), folder / "log.parquet")
+        folders.append(folder)
+    return folders
+
+
+@pytest.mark.parametrize(
+    ("logged", "other", "policy"),
+    [
+        ("random", "bts", "policy:bts"),
+        ("bts", "random", "uniform"),
+        ("bts", "random", "policy:random"),
+    ],
+)
+def test_an_interval_of_one_logging_policy_from_the_log_of_the_other_holds_its_own_mean(
+    campaigns: list[Path], logged: str, other: str, policy: str
+) -> None:
+    for folder in campaigns:
+        files = open_bandit_files(folder)
+        log, there = OpenBanditLog(files, logged), OpenBanditLog(files, other)
+        truth = np.concatenate([batch.outcome[:, 0] for batch in there.batches()]).mean()
+        target, _ = make_target(log, Question(policy=policy))
+        result = evaluate(log, target)
+        assert result["refused"] is None
+        for name in ("ips", "snips", "dr"):
+            for interval in ("bootstrap", "empirical_bernstein"):
+                ends = result["estimates"]["quality"][name][interval]
+                assert ends is None or ends[0] <= truth <= ends[1], (folder.name, name, interval)
 
 
 # --- The command line ----------------------------------------------------------------------------------------------

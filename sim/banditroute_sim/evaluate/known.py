@@ -93,12 +93,17 @@ class KnownLog:
         yield self.batch
 
     def truth(self, chance: Floats) -> tuple[float, float]:
-        """Return mean quality and cost that a policy with these chances has on these very requests."""
-        kinds = self.batch.cell
-        return (
-            float((chance * self.world.quality[kinds]).sum(axis=1).mean()),
-            float((chance * self.world.cost[kinds]).sum(axis=1).mean()),
-        )
+        """Return mean quality and cost of a policy with these chances, over requests as the world sends them.
+
+        The kinds of a log are not quite equally frequent, those of the world are, and an interval is about the world.
+        """
+        kinds, world = self.batch.cell, self.world
+        count = np.bincount(kinds, minlength=len(world.quality))
+        means = []
+        for table in (world.quality, world.cost):
+            sums = np.bincount(kinds, (chance * table[kinds]).sum(axis=1), len(count))
+            means.append(float((sums[count > 0] / count[count > 0]).mean()))
+        return means[0], means[1]
 
 
 def known_log(

@@ -10,7 +10,7 @@ from rich.table import Table
 
 from banditroute_sim.evaluate.estimators import ESTIMATORS
 
-_WIDE: Final = 110  # columns of a page in a pipe
+_WIDE: Final = 120  # columns of a page in a pipe
 
 
 def print_evaluation(result: Mapping[str, Any], console: Console | None = None) -> None:
