@@ -47,7 +47,7 @@ from banditroute.events import (
     feedback_of,
     request_of,
 )
-from banditroute.flow.decider import Decider, InputRecord, no_decisions
+from banditroute.flow.decider import Decider, InputRecord
 from banditroute.flow.effects import Learned, LearnedRun, Ready
 from banditroute.flow.fields import LearnerSettings
 from banditroute.flow.judge import Judge
@@ -254,17 +254,14 @@ class Router:
         first = self._requests
         stamp = int(self._now_ms)
         fresh = [(InputRecord(first + i, stamp, None, None), request) for i, request in enumerate(valid)]
-        batch = no_decisions(first + len(fresh))
         version = f"{self._covered}+{self._updates}{self._origin}"
         fields = self._partition.learner.fields
-        self._decider.decide_requests(0, fresh, fields, version, self._now_ms, batch)
-        self._requests = batch.through
-        assert batch.known is not None
-        last = batch.records[-1].value
-        self._partition.acknowledged(batch.known, self._partition.learner.end, stamp, last)
+        decisions, known = self._decider.decide_requests(0, fresh, fields, version, self._now_ms)
+        self._requests = first + len(fresh)
+        self._partition.acknowledged(known, self._partition.learner.end, stamp, b"")
         for record in self._partition.owed(self._now_ms):
             self._append(record.value)
-        return batch.decisions
+        return decisions
 
     def _valid(self, requests: Iterable[Request | Mapping[str, Any]]) -> list[Request]:
         valid: list[Request] = []

@@ -8,22 +8,19 @@ from typing import Protocol, cast
 import numpy as np
 from numpy.typing import NDArray
 
-from banditroute.bandit.chance import request_key
+from banditroute.bandit.chance import request_keys
 from banditroute.bandit.exploration import Exploration
 from banditroute.bandit.pacing import Pacer
 from banditroute.bandit.thompson import DecideBatch, Policy
 from banditroute.catalog import Catalog
 from banditroute.config import Config
-from banditroute.events import FieldMap, Rejected, Request, decode_request
-from banditroute.flow.decision_writer import (
-    DecidedBatch,
-    DecisionWriter,
-    InputRecord,
-    OutputRecord,
-    Poison,
-    no_decisions,
-)
+from banditroute.events import Decision, FieldMap, Rejected, Request, decode_request
+from banditroute.flow.chosen import Chosen
+from banditroute.flow.decision_structs import DecisionStructs
+from banditroute.flow.decision_writer import DecisionWriter
 from banditroute.flow.fields import Fields
+from banditroute.flow.known import KnownBatch
+from banditroute.flow.records import DecidedBatch, InputRecord, OutputRecord, Poison
 from banditroute_features import Encoder, RequestLike
 
 __all__ = [
@@ -33,7 +30,6 @@ __all__ = [
     "InputRecord",
     "OutputRecord",
     "Poison",
-    "no_decisions",
 ]
 
 INF = float("inf")
@@ -89,12 +85,10 @@ class Decider:
             else catalog.names.index(config.requests.default_model)
         )
         self._field_map = FieldMap(config.requests.field_map) if config.requests.field_map else None
+        keys = [model.key for model in policy.models]
+        self._structs = DecisionStructs(keys, encoder.spec.spec_id, config.engine.mode)
         self._writer = DecisionWriter(
-            [model.key for model in policy.models],
-            encoder.spec,
-            config.engine.mode,
-            config.requests.header_pass_through,
-            self._default,
+            keys, encoder.spec, config.engine.mode, config.requests.header_pass_through, self._structs
         )
         self._list_prices = np.array(
             [[m.input_usd_per_mtok, m.output_usd_per_mtok] for m in catalog], np.float64
@@ -136,10 +130,11 @@ class Decider:
             else:
                 valid.append((record, request))
         keys = [request.request_id.encode() for _, request in valid]
-        decided = DecidedBatch([], None, [], poison, keys, records[-1].offset + 1)
-        fresh = self._fresh(valid, keys, gate, decided)
+        decided = DecidedBatch([], None, poison, keys, records[-1].offset + 1)
+        fresh, ids = self._fresh(valid, keys, gate, decided)
         if fresh:
-            self.decide_requests(partition, fresh, fields, version, now_ms, decided)
+            chosen = self._choose(partition, fresh, ids, fields, version, now_ms)
+            decided.records, decided.known = self._writer.write(chosen)
         return decided
 
     def _fresh(
@@ -148,14 +143,14 @@ class Decider:
         keys: list[bytes],
         gate: Gate,
         decided: DecidedBatch,
-    ) -> list[tuple[InputRecord, Request]]:
-        """Return the requests without a decision, and count the others."""
+    ) -> tuple[list[tuple[InputRecord, Request]], list[bytes]]:
+        """Return the requests without a decision and their ids, and count the others."""
         r = gate.r
         repeated = gate.has_each(keys) if keys else ()
         if not repeated and len(set(keys)) == len(keys) and (not valid or valid[0][0].offset >= r):
-            return valid
+            return valid, keys
         seen = {keys[i] for i in repeated}
-        fresh = []
+        fresh, ids = [], []
         for (record, request), key in zip(valid, keys, strict=True):
             if record.offset < r:
                 decided.below += 1
@@ -164,7 +159,8 @@ class Decider:
             else:
                 seen.add(key)
                 fresh.append((record, request))
-        return fresh
+                ids.append(key)
+        return fresh, ids
 
     def decide_requests(
         self,
@@ -173,18 +169,33 @@ class Decider:
         fields: Fields,
         version: str,
         now_ms: float,
-        decided: DecidedBatch,
-    ) -> None:
-        """Decide valid requests, at least one, and add what follows to `decided`."""
-        requests = [request for _, request in fresh]
-        batch, paced = self._columns(requests, fields)
+    ) -> tuple[list[Decision], KnownBatch]:
+        """Decide valid requests, at least one; return the decisions, and what becomes pending (the library face)."""
+        ids = [request.request_id.encode() for _, request in fresh]
+        chosen = self._choose(partition, fresh, ids, fields, version, now_ms)
+        return self._structs.of(chosen), self._writer.known(chosen)
+
+    def _choose(
+        self,
+        partition: int,
+        fresh: Sequence[tuple[InputRecord, Request]],
+        ids: list[bytes],
+        fields: Fields,
+        version: str,
+        now_ms: float,
+    ) -> Chosen:
+        """Choose a model for valid requests, at least one."""
+        batch, paced = self._columns([request for _, request in fresh], ids, fields)
         self._pacer.pace(self._policy, batch, paced, now_ms)
         choices = self._policy.decide(batch)
         self._pacer.decided(choices, now_ms)
         self.exploration.decided(self._policy, batch, choices)
-        self._writer.write(partition, fresh, batch, choices, self._stale(fresh, now_ms), version, decided)
+        stale = self._stale(fresh, now_ms)
+        return Chosen.of(partition, fresh, ids, batch, choices, stale, self._default, version)
 
-    def _columns(self, requests: Sequence[Request], fields: Fields) -> tuple[DecideBatch, NDArray[np.bool_]]:
+    def _columns(
+        self, requests: Sequence[Request], ids: list[bytes], fields: Fields
+    ) -> tuple[DecideBatch, NDArray[np.bool_]]:
         """Return the columns, and which requests leave the cost weight to the pacer."""
         n, k = len(requests), len(self._catalog)
         x = np.empty((n, self._encoder.spec.d), np.float32)
@@ -218,7 +229,7 @@ class Decider:
         eligible[:, paused] = False
         batch = DecideBatch.of(
             x,
-            np.fromiter((request_key(request.request_id) for request in requests), np.uint64, n),
+            request_keys(ids),
             in_force,
             eligible=eligible,
             input_tokens=tokens,
