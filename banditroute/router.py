@@ -48,7 +48,7 @@ from banditroute.events import (
     request_of,
 )
 from banditroute.flow.decider import Decider, InputRecord
-from banditroute.flow.effects import Learned, Ready
+from banditroute.flow.effects import Learned, LearnedRun, Ready
 from banditroute.flow.fields import LearnerSettings
 from banditroute.flow.judge import Judge
 from banditroute.flow.partition import Partition, genesis_state
@@ -90,10 +90,16 @@ def make_pacer(config: Config) -> Pacer:
     return Fixed(objective.cost_weight)
 
 
-def settled_costs(learned: Sequence[Learned]) -> tuple[float, float]:
+def settled_costs(learned: Sequence[Learned | LearnedRun]) -> tuple[float, float]:
     """Return what the decisions that were learned from did cost, and what they had expected to cost, in USD."""
     actual = expected = 0.0
-    for _, _, vote, weight, *_ in learned:
+    for some in learned:
+        if isinstance(some, LearnedRun):
+            for cost, cost_pred in some.costs().tolist():  # one by one: sums are rounded as those below
+                actual += cost
+                expected += cost_pred
+            continue
+        vote, weight = some.vote, some.weight
         if vote.cost_usd == vote.cost_usd and vote.cost_pred == vote.cost_pred:  # neither is NaN
             sign = math.copysign(1.0, weight)
             actual += sign * vote.cost_usd

@@ -117,6 +117,7 @@ class Replica:
         import banditroute.flow.decider as decider_module
         from banditroute.flow.copier import Copier
         from banditroute.flow.decider import Decider
+        from banditroute.flow.judge import observe_run
         from banditroute.flow.partition import Partition, genesis_state
         from banditroute.flow.partitioner import PartitionerWatch
         from banditroute.flow.snapshot import Genesis
@@ -148,7 +149,7 @@ class Replica:
         self._decide = stages.timed("objects", self.decider.decide_records)
         self._check = stages.timed("partitioner", self.watch.check)
         self._copy = stages.timed("copy", self.copier.copy)
-        self._observe = stages.timed("observe", self.policy.observe)
+        self._observe = stages.timed("observe", observe_run)
         self._derive = stages.timed("derive", self.policy.derive)
         for module, name, stage in (
             (decider_module, "decode_request", "decode"),
@@ -209,12 +210,21 @@ class Replica:
             self._derive(self.partition.learner.evidence)
 
     def _append(self, stage: str, records: Sequence[Any]) -> None:
-        apply = self._stages.timed(stage, self.partition.apply)
-        for record in records:
-            ready = apply(self.partition.learner.j, self.now, record.value)
-            for key, x, vote, weight, kind, _ in ready.learned:
-                self._observe(key, x, vote.quality, weight, kind)
+        apply = self._stages.timed(stage, self._apply)
+        for learned in apply(records).learned:
+            self._observe(self.policy, learned)
         self.now += 1
+
+    def _apply(self, records: Sequence[Any]) -> Any:
+        from banditroute.flow.chunk import Chunk
+        from banditroute.flow.decider import InputRecord
+
+        first = self.partition.learner.j
+        chunk = Chunk.of(
+            [InputRecord(first + i, self.now, None, record.value) for i, record in enumerate(records)]
+        )
+        self.partition.apply_many(chunk)
+        return chunk
 
 
 def profile(count: int) -> tuple[list[tuple[str, str, float, int]], float]:
