@@ -80,9 +80,15 @@ class Router:
     def run(self) -> None:
         router = self.policy.router
         for start in range(0, len(self.requests), POLL):
-            for i, decision in enumerate(router.decide_many(self.requests[start : start + POLL]), start):
-                value = self.votes[i][self.names[decision.model]]
-                router.learn({"request_id": decision.request_id, "kind": "score", "value": value})
+            decisions = router.decide_many(self.requests[start : start + POLL])
+            router.learn_many(
+                {
+                    "request_id": decision.request_id,
+                    "kind": "score",
+                    "value": self.votes[i][self.names[decision.model]],
+                }
+                for i, decision in enumerate(decisions, start)
+            )
 
 
 class RiverWorld:

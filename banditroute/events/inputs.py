@@ -187,6 +187,18 @@ def feedback_of(event: Feedback | Mapping[str, Any]) -> Feedback | Rejected:
     return feedback if isinstance(feedback, Rejected) else _check_feedback(feedback) or feedback
 
 
+def requests_of(events: Sequence[Request | Mapping[str, Any]]) -> list[Request] | None:
+    """Validate many requests as `request_of` does; None when one of them is refused."""
+    requests = _convert_each(events, Request, list[Request])
+    return None if requests is None or any(map(_check_request, requests)) else requests
+
+
+def feedback_each(events: Sequence[Feedback | Mapping[str, Any]]) -> list[Feedback] | None:
+    """Validate many feedback events as `feedback_of` does; None when one of them is refused."""
+    feedback = _convert_each(events, Feedback, list[Feedback])
+    return None if feedback is None or any(map(_check_feedback, feedback)) else feedback
+
+
 def rejected(error: Exception) -> Rejected:
     """Turn what a decoder raised into one short sentence; of the payload it holds a wrong tag at most."""
     if isinstance(error, UnicodeDecodeError):
@@ -227,6 +239,15 @@ def _convert(event: Any, kind: type[T]) -> T | Rejected:
         return rejected(error)
 
 
+def _convert_each(events: Sequence[Any], kind: type[T], many: type[list[T]]) -> list[T] | None:
+    if any(isinstance(event, kind) for event in events):
+        events = [msgspec.to_builtins(event) if isinstance(event, kind) else event for event in events]
+    try:
+        return msgspec.convert(events, many)
+    except (msgspec.ValidationError, TypeError, RecursionError):
+        return None
+
+
 def _is_ascii(value: bytes) -> bool:
     """Tell whether all strings of a JSON text are surely ASCII."""
     return value.isascii() and value.find(_BACKSLASH) < 0  # an escape may stand for anything
@@ -254,7 +275,8 @@ def _too_long(values: Sequence[tuple[str, str | None]]) -> Rejected | None:
 
 
 def _not_finite(values: Sequence[float] | None, path: str) -> Rejected | None:
-    if values is not None and not all(map(math.isfinite, values)):
+    # a sum is finite only if all numbers are, and the quicker test
+    if values is not None and not math.isfinite(sum(values)) and not all(map(math.isfinite, values)):
         return Rejected(f"Expected finite numbers - at `$.{path}`")
     return None
 

@@ -94,30 +94,8 @@ class Learner(Runs):
         """Apply one journal record; see `apply_decoded`."""
         return self.apply_decoded(offset, timestamp, readable(value))
 
-    def apply_many(self, chunk: Chunk, stop: int | None = None) -> None:
-        """Apply the records of a chunk from `chunk.at` on: the same, bit for bit, as `apply` of each in order.
-
-        Parameters
-        ----------
-        chunk : Chunk
-            It takes what that brings about.
-        stop : int, optional
-            Place in the chunk to end before.
-
-        Raises
-        ------
-        NeedDecisions, NeedPredictions
-            As `apply` does, for the record at `chunk.at`, before it changed anything; go on with the same chunk.
-        """
-        stop = len(chunk) if stop is None else stop
-        while chunk.at < stop:
-            ready = self.apply_some(chunk, stop)
-            chunk.learned += ready.learned if ready.run is None else (ready.run,)
-            chunk.refused += ready.refused
-            chunk.control = chunk.control or ready.control
-
     def apply_some(self, chunk: Chunk, stop: int, watch: Watch | None = None) -> Ready:
-        """Apply a run of votes, or else one record, from `chunk.at` on; see `apply_many` and `settle_run`."""
+        """Apply a run of votes, or else one record, from `chunk.at` on, before place `stop`; see `settle_run`."""
         at = chunk.at
         run = self.settle_run(chunk, stop, watch)
         if chunk.at > at:
