@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from banditroute.config import Config, from_dict
+from banditroute.runtime.learning import Learning
 from bench._soak_engines import Engines
 from bench._soak_load import JOIN_WINDOW, Load
 from bench._soak_proof import Topics
@@ -18,7 +19,7 @@ from bench._stream_input import OURS, PARTITIONS, configuration
 from bench.harness import progress
 
 SESSION = 4.0  # seconds of silence after which the group goes on without a member
-PATIENCE = 60.0
+PATIENCE = 120.0
 STAYS, OTHERS = "stays", ("second", "third")
 
 
@@ -107,7 +108,8 @@ class Deployment:
     # -- the run
 
     def prepare(self) -> None:
-        """Make what is missing of the topics, and start three engines."""
+        """Compile what is not in the cache, make what is missing of the topics, and start three engines."""
+        Learning(self.config, dict).warm_up()
         self.engines.start(STAYS, "--init")
         until(self.made, self.engines)
         for name in OTHERS:

@@ -10,6 +10,7 @@ from bisect import bisect_left
 from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
+from typing import Any
 
 from banditroute.config import Config
 from banditroute.router import learner_settings, make_encoder
@@ -59,11 +60,10 @@ class Topics:
             for message in messages:
                 error = message.error()
                 if error is None:
-                    value, headers = message.value() or b"", message.headers() or []
-                    yield (
-                        message.key(),
-                        naive.Record(message.offset(), message.timestamp()[1], value, headers),
-                    )
+                    value, headers = message.value() or b"", list[Any](message.headers() or [])
+                    offset, timestamp = message.offset(), message.timestamp()[1]
+                    assert offset is not None
+                    yield message.key(), naive.Record(offset, timestamp, value, headers)
                 elif error.code() == KafkaError._PARTITION_EOF:
                     return
                 elif not error.retriable() and error.code() != KafkaError._ALL_BROKERS_DOWN:

@@ -169,7 +169,9 @@ class World:
             await stream.feedback(ids[:1], kind="withdraw", voter="u")
             await stream.feedback(ids[4:6], value=1.0, tenant="rival")  # foreign
             await stream.feedback(ids[5:6], kind="withdraw", voter="nobody")  # rejected
-            await stream.feedback([f"never-{len(self.ids)}"], voter=chance.choice("uv"))  # an orphan in the end
+            await stream.feedback(
+                [f"never-{len(self.ids)}"], voter=chance.choice("uv")
+            )  # an orphan in the end
             if self.ids[:-8]:
                 await stream.feedback([chance.choice(self.ids[:-8])], feedback_id="late")
             await stream.raw(stream.names.feedback, 0, b"{")
