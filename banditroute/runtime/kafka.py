@@ -24,6 +24,7 @@ from aiokafka.errors import (
 from banditroute.config import Config
 from banditroute.errors import BrokerError, BrokerUnavailable
 from banditroute.flow.decider import InputRecord, OutputRecord
+from banditroute.runtime import closed_transport
 from banditroute.runtime.options import client_options
 from banditroute.runtime.ports import Ack, AppendFailed, Assignment, RecordTooLarge, TopicPartition, TopicSpec
 
@@ -36,6 +37,7 @@ BATCH_BYTES: Final = (
 )
 RETRY_SECONDS: Final = 0.5
 MAX_RETRY_SECONDS: Final = 5.0
+closed_transport.install()
 
 
 class KafkaClient:
