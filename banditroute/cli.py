@@ -1,4 +1,4 @@
-"""One command: `banditroute <verb>`. Exit status 0 is done, 1 is no, 2 is bad usage or input."""
+"""One command: `banditroute <verb>`. Exit status 0 is done, 1 is no, 2 is bad usage or input, 130 is interrupted."""
 
 from __future__ import annotations
 
@@ -261,8 +261,8 @@ def fit_prior(
     from banditroute.flow.warm_start import encode_warm_start  # noqa: PLC0415
     from banditroute.router import make_encoder  # noqa: PLC0415
     from banditroute_sim import DataSet  # noqa: PLC0415
-    from banditroute_sim.replay import encode  # noqa: PLC0415
-    from banditroute_sim.warm_start import models_of, warm_evidence  # noqa: PLC0415
+    from banditroute_sim.data.encoding import encode  # noqa: PLC0415
+    from banditroute_sim.data.warm_start import models_of, warm_evidence  # noqa: PLC0415
 
     loaded = _load(config, quiet=True)
     encoder = make_encoder(loaded)

@@ -5,7 +5,7 @@ from __future__ import annotations
 # ruff: noqa: PLC0415 - kernels, numpy and pyarrow are loaded by the verbs that need them
 import math
 import sys
-import tempfile
+from contextlib import nullcontext
 from pathlib import Path
 from typing import Annotated
 
@@ -33,7 +33,7 @@ def export_log(
 ) -> None:
     """Write the decisions and the feedback of the broker into a folder, for `evaluate`."""
     from banditroute.runtime import serve
-    from banditroute_sim.evaluate import fetch
+    from banditroute_sim.evaluate.export import fetch
 
     done = serve.run(fetch(_quiet(config), output))
     if as_json:
@@ -90,9 +90,11 @@ def evaluate(
     as_json: Json = False,
 ) -> None:
     """Estimate from logged decisions what another policy would have got; status 1 where the log cannot tell."""
-    from banditroute_sim.evaluate import Question, fetch, make_target, open_log, print_evaluation
-    from banditroute_sim.offpolicy.evaluation import EvaluationOptions
-    from banditroute_sim.offpolicy.evaluation import evaluate as run
+    from banditroute_sim.evaluate.export import topic_log
+    from banditroute_sim.evaluate.question import Question, make_target, open_log
+    from banditroute_sim.evaluate.run import EvaluationOptions
+    from banditroute_sim.evaluate.run import evaluate as run
+    from banditroute_sim.evaluate.show import print_evaluation
 
     if not 0.0 < confidence < 1.0:
         raise ConfigError(f"--confidence is between 0 and 1, got {confidence:g}")
@@ -118,15 +120,9 @@ def evaluate(
         greedy=greedy,
         floor=floor,
     )
-    with tempfile.TemporaryDirectory() as scratch:
-        folder = Path(log)
-        if log == "topic":
-            from banditroute.runtime import serve
-
-            if logged is None:
-                raise ConfigError("--log topic needs the broker: give the configuration with -c")
-            folder = Path(scratch)
-            serve.run(fetch(logged, folder))
+    if log == "topic" and logged is None:
+        raise ConfigError("--log topic needs the broker: give the configuration with -c")
+    with topic_log(logged) if logged is not None and log == "topic" else nullcontext(Path(log)) as folder:
         opened = open_log(folder, kind=kind, logged_by=logged_by)
         target, weight = make_target(opened, question)
         if logged is not None and not logged_floor:

@@ -4,21 +4,22 @@ from __future__ import annotations
 
 # ruff: noqa: PLC0415 - kernels, numpy and pyarrow are loaded by the verbs that need them
 import math
-import tempfile
 from collections.abc import Mapping
+from contextlib import nullcontext
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from banditroute.cli_replay import Json, Report, Share, Warmup, WarmupVotes, Workers, print_json, warm_of
+from banditroute.cli_simulate import INTERRUPTED
 from banditroute.config import Config, Logging, load
 from banditroute.errors import ConfigError, DataSetError
 
 if TYPE_CHECKING:
     from banditroute_features import Encoder
-    from banditroute_sim.rehearsal.logged import LoggedWorld
-    from banditroute_sim.rehearsal.world import RecordedWorld
+    from banditroute_sim.rehearse.logged import LoggedWorld
+    from banditroute_sim.rehearse.world import RecordedWorld
 
 
 def rehearse(
@@ -88,14 +89,14 @@ def rehearse(
     *,
     as_json: Json = False,
 ) -> None:
-    """Say go or no-go to a rollout; exit status 0 is go, 1 is no-go, 2 is bad usage or input."""
+    """Say go or no-go to a rollout; exit status 0 is go, 1 is no-go, 2 is bad usage or input, 130 is interrupted."""
     from banditroute.router import make_encoder
-    from banditroute_sim.parallel import bar
-    from banditroute_sim.rehearsal.logged import LoggedWorld
-    from banditroute_sim.rehearsal.rehearse import RehearsalOptions, number_of_runs
-    from banditroute_sim.rehearsal.rehearse import rehearse as run
-    from banditroute_sim.rehearsal.rules import Limits
-    from banditroute_sim.rehearsal.show import print_rehearsal, rehearsal_page, write_rows
+    from banditroute_sim.progress import bar
+    from banditroute_sim.rehearse.logged import LoggedWorld
+    from banditroute_sim.rehearse.rules import Limits
+    from banditroute_sim.rehearse.run import RehearsalOptions, number_of_runs
+    from banditroute_sim.rehearse.run import rehearse as run
+    from banditroute_sim.rehearse.show import print_rehearsal, rehearsal_page, write_rows
     from banditroute_sim.report import check_writable
 
     limits = Limits(
@@ -151,6 +152,8 @@ def rehearse(
         print_json(rehearsal.result)
     else:
         print_rehearsal(rehearsal.result, limits)
+    if rehearsal.result["interrupted"]:
+        raise typer.Exit(INTERRUPTED)
     if not rehearsal.result["go"]:
         raise typer.Exit(1)
 
@@ -181,8 +184,8 @@ def _recorded(
     feedback_share: float,
     feedback_delay: int,
 ) -> RecordedWorld:
-    from banditroute_sim.outcomes import load_outcomes
-    from banditroute_sim.rehearsal.world import RecordedWorld
+    from banditroute_sim.data.outcomes import load_outcomes
+    from banditroute_sim.rehearse.world import RecordedWorld
 
     outcomes = load_outcomes(folder, encoder, config.catalog.names, judge=judge, catalog=config.catalog)
     if judge is not None:
@@ -198,21 +201,16 @@ def _recorded(
 
 
 def _logged(log: str, config: Config, encoder: Encoder) -> LoggedWorld:
-    from banditroute_sim.rehearsal.logged import LoggedWorld
-    from banditroute_sim.rehearsal.reading import read_log
+    from banditroute_sim.evaluate.export import topic_log
+    from banditroute_sim.rehearse.logged import LoggedWorld
+    from banditroute_sim.rehearse.sample import read_log
 
     spec = encoder.spec
     blocks = [(block.start, block.stop) for block in spec.blocks]
-    with tempfile.TemporaryDirectory() as scratch:
-        folder = Path(log)
-        if log == "topic":
-            from banditroute.runtime import serve
-            from banditroute_sim.evaluate import fetch
-
-            folder = Path(scratch)
-            serve.run(fetch(config, folder))
+    topic = log == "topic"
+    with topic_log(config) if topic else nullcontext(Path(log)) as folder:
         sample = read_log(folder, config, spec.spec_id, spec.d)
-    return LoggedWorld(sample, config, blocks, "the log" if log == "topic" else folder.resolve().name)
+    return LoggedWorld(sample, config, blocks, "the log" if topic else folder.resolve().name)
 
 
 def _check_numbers(

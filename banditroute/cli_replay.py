@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import orjson
 import typer
 
+from banditroute.cli_simulate import INTERRUPTED
 from banditroute.config import Config, from_dict, load
 from banditroute.errors import ConfigError
 
@@ -79,10 +80,10 @@ def replay(
 ) -> None:
     """Send a data set through the router, offline: what it would have got, and what fixed models and mixes get."""
     from banditroute.router import make_encoder
-    from banditroute_sim.outcomes import load_outcomes
-    from banditroute_sim.parallel import bar
-    from banditroute_sim.replaying.run import ReplayOptions, check_replayable, replay_outcomes
-    from banditroute_sim.replaying.show import print_replay, replay_page, write_rows
+    from banditroute_sim.data.outcomes import load_outcomes
+    from banditroute_sim.progress import bar
+    from banditroute_sim.replay.run import ReplayOptions, check_replayable, replay_outcomes
+    from banditroute_sim.replay.show import print_replay, replay_page, write_rows
     from banditroute_sim.report import check_writable
 
     for path in (csv, report):
@@ -112,6 +113,8 @@ def replay(
         print_json(replayed.result)
     else:
         print_replay(replayed.result)
+    if replayed.result["interrupted"]:
+        raise typer.Exit(INTERRUPTED)
 
 
 def objective_of(
@@ -160,7 +163,7 @@ def configured(
     import msgspec
 
     from banditroute.config import Objective
-    from banditroute_sim.listing import load_prices
+    from banditroute_sim.data.listing import load_prices
 
     if path is None:
         priced = load_prices(dataset, models)
@@ -185,9 +188,9 @@ def configured(
 def warm_of(config: Config, encoder: Encoder, warmup: Path | None, votes: float) -> Evidence | None:
     """Return what is known beforehand: of the configuration's prior, or of a data set."""
     from banditroute.router import make_warm_start
-    from banditroute_sim.outcomes import load_outcomes
-    from banditroute_sim.replaying.run import known_evidence
-    from banditroute_sim.warm_start import models_of
+    from banditroute_sim.data.outcomes import load_outcomes
+    from banditroute_sim.data.warm_start import models_of
+    from banditroute_sim.replay.run import known_evidence
 
     warm = make_warm_start(config, encoder.spec)
     if warmup is None:

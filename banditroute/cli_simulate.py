@@ -46,12 +46,12 @@ def simulate(
     if list_:
         _list(as_json)
         return
+    from banditroute_sim.progress import bar
     from banditroute_sim.report import check_writable, need_matplotlib, write_csv
     from banditroute_sim.simulate.options import SimulateOptions
     from banditroute_sim.simulate.page import report as page_of
-    from banditroute_sim.simulate.running import simulate as run
+    from banditroute_sim.simulate.run import simulate as run
     from banditroute_sim.simulate.summary import CSV_HEAD, csv_rows, document, text
-    from banditroute_sim.simulate.view import progress
 
     options = SimulateOptions(
         scenarios=tuple(scenario or ("stationary",)),
@@ -67,7 +67,8 @@ def simulate(
             check_writable(path)
     if report is not None:
         need_matplotlib()
-    with progress() as note:
+    total = len(options.scenarios) * options.seeds
+    with bar("simulated", total) as note:
         found = run(options, note)
     if found.seeds:
         facts = document(found)
@@ -80,7 +81,6 @@ def simulate(
         if report is not None:
             page_of(found).write(report)
     if found.interrupted:
-        total = len(options.scenarios) * options.seeds
         print(f"banditroute: interrupted, {len(found.seeds)} of {total} seeds are finished", file=sys.stderr)
         raise typer.Exit(INTERRUPTED)
 

@@ -47,8 +47,8 @@ from banditroute.events import (
     feedback_of,
     request_of,
 )
-from banditroute.flow.decider import Decider, InputRecord, no_decisions
-from banditroute.flow.effects import Learned, Ready
+from banditroute.flow.decider import Decider, InputRecord
+from banditroute.flow.effects import Learned, LearnedRun, Ready
 from banditroute.flow.fields import LearnerSettings
 from banditroute.flow.judge import Judge
 from banditroute.flow.partition import Partition, genesis_state
@@ -90,10 +90,16 @@ def make_pacer(config: Config) -> Pacer:
     return Fixed(objective.cost_weight)
 
 
-def settled_costs(learned: Sequence[Learned]) -> tuple[float, float]:
+def settled_costs(learned: Sequence[Learned | LearnedRun]) -> tuple[float, float]:
     """Return what the decisions that were learned from did cost, and what they had expected to cost, in USD."""
     actual = expected = 0.0
-    for _, _, vote, weight, *_ in learned:
+    for some in learned:
+        if isinstance(some, LearnedRun):
+            for cost, cost_pred in some.costs().tolist():  # one by one: sums are rounded as those below
+                actual += cost
+                expected += cost_pred
+            continue
+        vote, weight = some.vote, some.weight
         if vote.cost_usd == vote.cost_usd and vote.cost_pred == vote.cost_pred:  # neither is NaN
             sign = math.copysign(1.0, weight)
             actual += sign * vote.cost_usd
@@ -248,17 +254,14 @@ class Router:
         first = self._requests
         stamp = int(self._now_ms)
         fresh = [(InputRecord(first + i, stamp, None, None), request) for i, request in enumerate(valid)]
-        batch = no_decisions(first + len(fresh))
         version = f"{self._covered}+{self._updates}{self._origin}"
         fields = self._partition.learner.fields
-        self._decider.decide_requests(0, fresh, fields, version, self._now_ms, batch)
-        self._requests = batch.through
-        assert batch.known is not None
-        last = batch.records[-1].value
-        self._partition.acknowledged(batch.known, self._partition.learner.end, stamp, last)
+        decisions, known = self._decider.decide_requests(0, fresh, fields, version, self._now_ms)
+        self._requests = first + len(fresh)
+        self._partition.acknowledged(known, self._partition.learner.end, stamp, b"")
         for record in self._partition.owed(self._now_ms):
             self._append(record.value)
-        return batch.decisions
+        return decisions
 
     def _valid(self, requests: Iterable[Request | Mapping[str, Any]]) -> list[Request]:
         valid: list[Request] = []

@@ -21,7 +21,7 @@ from banditroute_sim.policies.baselines import EpsilonGreedy
 from banditroute_sim.policies.peers import VowpalWabbit
 from banditroute_sim.policies.regressions import LinTs, LinUcb
 from banditroute_sim.scenarios import draw
-from banditroute_sim.simulation import run
+from banditroute_sim.simulate.single import run
 from bench.harness import table
 from bench.regret import WORLDS
 

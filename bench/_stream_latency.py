@@ -14,9 +14,9 @@ import orjson
 from banditroute.flow.partitioner import partitions_of
 from bench._stream_driver import PATIENCE, Bench, start
 from bench._stream_input import EPOCH, OURS, PARTITIONS, configuration, requests
+from bench._stream_workers import QUANTILES
 
 WARM = 0.3  # of the requests of a latency round are not counted
-QUANTILES = {"p50": 0.5, "p99": 0.99, "p99.9": 0.999}
 
 
 class Round:
@@ -136,9 +136,8 @@ def learning_lag(bench: Bench, name: str, rate: int, seconds: float) -> dict[str
             round_.producer.poll(0)
     round_.producer.flush(30)
     time.sleep(1.0)
-    lags = np.array(round_.end()["lags"])
-    counted = lags[int(WARM * len(lags)) :]
-    return {name: float(np.quantile(counted, at)) for name, at in QUANTILES.items()} | {"votes": len(lags)}
+    found = round_.end()
+    return {**found["lag"], "votes": found["votes"]}
 
 
 def recovery(bench: Bench, decisions: int, partitions: int) -> dict[str, float]:

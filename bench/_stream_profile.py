@@ -89,16 +89,14 @@ class Stages:
 
 
 STAGES = (
-    ("poll", "aiokafka's records to ours"),
     ("decode", "request JSON to struct, validated"),
     ("features", "prompt, tags and tenant to float32[d]"),
     ("columns", "limits, eligibility, prices, random keys"),
     ("decide", "scores, ranking, propensity of the batch"),
-    ("header", "context and predictions to bytes"),
-    ("encode", "decision struct to JSON"),
-    ("objects", "the rest of the decider: gate, decision and pending objects"),
+    ("write", "columns to records: JSON and binary header"),
+    ("objects", "the rest of the decider: gate, pending columns, what exploration costs"),
     ("partitioner", "checking keys against the partitioner"),
-    ("batch", "Kafka batch: append and compress"),
+    ("batch", "Kafka batch: compress and checksum"),
     ("bookkeeping", "acknowledged, Decided, opening"),
     ("copy", "feedback JSON to journal records (0.3 per decision)"),
     ("copy batch", "journal batch: append and compress (0.3 per decision)"),
@@ -117,9 +115,9 @@ class Replica:
         from aiokafka.record.default_records import DefaultRecordBatch
 
         import banditroute.flow.decider as decider_module
-        import banditroute.flow.decision_writer as writer_module
         from banditroute.flow.copier import Copier
         from banditroute.flow.decider import Decider
+        from banditroute.flow.judge import observe_run
         from banditroute.flow.partition import Partition, genesis_state
         from banditroute.flow.partitioner import PartitionerWatch
         from banditroute.flow.snapshot import Genesis
@@ -144,36 +142,28 @@ class Replica:
         self._stages = stages
         codec = DefaultRecordBatch.CODEC_ZSTD
         self._builder = lambda: BatchBuilder(BATCH_BYTES, codec)
-        self._batch = stages.timed("batch", self._build)
+        self._batch = stages.timed("batch", self._encode)
         self._copy_batch = stages.timed("copy batch", self._build)
         self._owed = stages.timed("bookkeeping", self.partition.owed)
         self._acknowledged = stages.timed("bookkeeping", self.partition.acknowledged)
         self._decide = stages.timed("objects", self.decider.decide_records)
         self._check = stages.timed("partitioner", self.watch.check)
         self._copy = stages.timed("copy", self.copier.copy)
-        self._observe = stages.timed("observe", self.policy.observe)
+        self._observe = stages.timed("observe", observe_run)
         self._derive = stages.timed("derive", self.policy.derive)
-        self._poll = stages.timed("poll", self._records)
         for module, name, stage in (
             (decider_module, "decode_request", "decode"),
-            (writer_module, "encode", "encode"),
-            (decider_module, "request_key", "columns"),
+            (decider_module, "request_keys", "columns"),
         ):
             stages.wrap(module, name, stage)
         for owner, name, stage in (
             (encoder, "encode_batch", "features"),
             (self.policy, "decide", "decide"),
-            (self.decider._writer, "write", "objects"),
-            (self.decider._writer._headers, "write", "header"),
+            (self.decider._writer, "write", "write"),
             (self.decider, "_columns", "columns"),
         ):
             if owner is not None and hasattr(owner, name) and hasattr(owner, "__dict__"):
                 stages.wrap(owner, name, stage)
-
-    def _records(self, fetched: Sequence[Any]) -> list[Any]:
-        from banditroute.flow.decider import InputRecord
-
-        return [InputRecord(r.offset, r.timestamp, r.key, r.value, r.headers) for r in fetched]
 
     def _build(self, records: Sequence[Any]) -> None:
         batch = self._builder()
@@ -188,16 +178,21 @@ class Replica:
         batch.close()
         batch._build()
 
+    def _encode(self, records: Any) -> None:
+        from banditroute.runtime.record_batch import encode_batch
+
+        for start, stop, body in records.parts:
+            encode_batch(body, stop - start, self.now, "zstd")
+
     def take(self, fetched: Sequence[Any]) -> list[str]:
         """Decide the requests of a poll and return the ids decided."""
         partition = self.partition
-        records = self._poll(fetched)
-        decided = self._decide(0, records, partition.learner, partition.learner.fields, "0+0", self.now)
+        decided = self._decide(0, fetched, partition.learner, partition.learner.fields, "0+0", self.now)
         self._batch(decided.records)
         self._acknowledged(decided.known, partition.learner.end, self.now, decided.records[-1].value)
         self._check(decided.keys, 0)
         self._append("bookkeeping", self._owed(self.now))
-        return [decision.request_id for decision in decided.decisions]
+        return [key.decode() for key in decided.keys]
 
     def answer(self, ids: Sequence[str]) -> None:
         """Copy and settle feedback."""
@@ -215,12 +210,21 @@ class Replica:
             self._derive(self.partition.learner.evidence)
 
     def _append(self, stage: str, records: Sequence[Any]) -> None:
-        apply = self._stages.timed(stage, self.partition.apply)
-        for record in records:
-            ready = apply(self.partition.learner.j, self.now, record.value)
-            for key, x, vote, weight, kind, _ in ready.learned:
-                self._observe(key, x, vote.quality, weight, kind)
+        apply = self._stages.timed(stage, self._apply)
+        for learned in apply(records).learned:
+            self._observe(self.policy, learned)
         self.now += 1
+
+    def _apply(self, records: Sequence[Any]) -> Any:
+        from banditroute.flow.chunk import Chunk
+        from banditroute.flow.decider import InputRecord
+
+        first = self.partition.learner.j
+        chunk = Chunk.of(
+            [InputRecord(first + i, self.now, None, record.value) for i, record in enumerate(records)]
+        )
+        self.partition.apply_many(chunk)
+        return chunk
 
 
 def profile(count: int) -> tuple[list[tuple[str, str, float, int]], float]:

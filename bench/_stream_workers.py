@@ -13,6 +13,7 @@ import time
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import orjson
 
 from banditroute.config import from_dict
@@ -21,6 +22,8 @@ from bench._stream_peers import LOOPS, Window, cpu_seconds
 
 WARM = 0.2  # of the requests: imports, compiled code, first derives and full buffers come before measuring
 PATIENCE = 120.0
+LAG_WARM = 0.3  # of the votes of a round on learning lag are not counted
+QUANTILES = {"p50": 0.5, "p99": 0.99, "p99.9": 0.999}
 TRACED_FUNCTIONS = 40
 
 
@@ -132,7 +135,9 @@ async def run_until_told(document: dict[str, Any], *, init: bool) -> dict[str, A
         report = engine.report()
     finally:
         await engine.stop()
-    return {"lags": lags, "decisions": report["decisions"]}
+    counted = np.array(lags[int(LAG_WARM * len(lags)) :])  # not all of them: a line of output is short
+    lag = {name: float(np.quantile(counted, at)) for name, at in QUANTILES.items()} if len(counted) else {}
+    return {"lag": lag, "votes": len(lags), "decisions": report["decisions"]}
 
 
 async def forward(document: dict[str, Any]) -> dict[str, Any]:

@@ -24,7 +24,7 @@ from banditroute.bandit import _kernels_evidence, packing
 from banditroute.bandit.prior import PriorConfig
 from banditroute_sim.policies.ours import Banditroute
 from banditroute_sim.scenarios import draw
-from banditroute_sim.simulation import run
+from banditroute_sim.simulate.single import run
 from bench import ROOT
 from bench.harness import Report, Row, figure, options, progress, progress_done, table
 from bench.regret import WORLDS

@@ -25,9 +25,10 @@ from numpy.typing import NDArray
 
 from banditroute.bandit.pacing import BudgetPacer
 from banditroute_features import Encoder, FeatureSpec
-from banditroute_sim.dataset import DataSet
-from banditroute_sim.replay import Encoded, encode, make_session, stream
+from banditroute_sim.data.dataset import DataSet
+from banditroute_sim.data.encoding import Encoded, encode
 from bench import ROOT
+from bench._stream import make_session, stream
 from bench.harness import Report, Row, options, progress, progress_done
 
 SET = "paretobandit"

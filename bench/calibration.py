@@ -13,7 +13,7 @@ import numpy as np
 
 from banditroute.bandit.batch import DecideBatch
 from banditroute.bandit.pacing import Fixed
-from banditroute_sim.replay import make_session, stream
+from bench._stream import make_session, stream
 from bench.harness import Report, Row, options
 from bench.realdata import FIRST_SEED, SETS, folder, loaded
 

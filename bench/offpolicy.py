@@ -3,7 +3,7 @@
 Every log is 2,000 decisions of the engine's policy, from nothing, in a world of its own. `floor` explores by lot one
 time in five, `plain` never does, `budget` solves for the cost weight, `budget-floor` does both. Targets: `uniform`;
 `soft`, a fixed policy that takes better models more often; `near`, the logged objective with noise reckoned from the
-log, whose truth is taken over the requests of the log. `value` is the share of logs whose 95 % interval holds the
+log, whose truth is the mean over kinds of requests of what its choices in the log are worth. `value` is the share of logs whose 95 % interval holds the
 truth, of those that are not refused; `logs` says how many these are. `frequency` compares sampled choices with logged
 propensities: the standard deviation of z = Σ (chosen − p) / √(Σ p (1 − p)) over logs and models is 1 if they agree.
 """
@@ -16,9 +16,9 @@ from typing import Any
 import numpy as np
 
 from banditroute.bandit.pacing import BudgetPacer
-from banditroute_sim.offpolicy.evaluation import EvaluationOptions, evaluate
-from banditroute_sim.offpolicy.known import KnownLog, KnownWorld, known_log
-from banditroute_sim.offpolicy.targets import ByCell, Objective, Target, Uniform
+from banditroute_sim.evaluate.known import KnownLog, KnownWorld, known_log
+from banditroute_sim.evaluate.run import EvaluationOptions, evaluate
+from banditroute_sim.evaluate.targets import ByCell, Objective, Target, Uniform
 from bench.harness import Report, Row, options, progress, progress_done
 
 LOGS, QUICK_LOGS, FIRST_SEED = 1000, 20, 1000

@@ -29,12 +29,13 @@ from numpy.typing import NDArray
 
 from banditroute.bandit.pacing import Fixed
 from banditroute_features import Encoder, FeatureSpec
-from banditroute_sim.dataset import DataSet
+from banditroute_sim.data.dataset import DataSet
+from banditroute_sim.data.encoding import Encoded, encode
 from banditroute_sim.policies import POLICIES
-from banditroute_sim.replay import Encoded, encode, make_session, replay, stream
 from banditroute_sim.scenarios.episode import episode
-from banditroute_sim.simulation import run
+from banditroute_sim.simulate.single import run
 from bench import ROOT
+from bench._stream import make_session, replay, stream
 from bench.harness import Report, Row, options, progress, progress_done
 
 Floats = NDArray[np.float64]

@@ -24,7 +24,7 @@ from banditroute_sim.policies.baselines import EpsilonGreedy
 from banditroute_sim.policies.peers import VowpalWabbit
 from banditroute_sim.policies.regressions import LinTs, LinUcb
 from banditroute_sim.scenarios import draw
-from banditroute_sim.simulation import recovery, run
+from banditroute_sim.simulate.single import recovery, run
 from bench.harness import Report, Row, options, progress, progress_done
 
 FIRST_SEED = 1000

@@ -20,11 +20,11 @@ import numpy as np
 
 from banditroute.config import Config, from_dict
 from banditroute_features import Encoder, FeatureSpec
-from banditroute_sim.listing import load_prices
-from banditroute_sim.outcomes import Outcomes, load_outcomes
-from banditroute_sim.rehearsal.rehearse import RehearsalOptions, rehearse
-from banditroute_sim.rehearsal.world import RecordedWorld
-from banditroute_sim.replaying.passes import Course, answers, make_session, play
+from banditroute_sim.data.listing import load_prices
+from banditroute_sim.data.outcomes import Outcomes, load_outcomes
+from banditroute_sim.rehearse.run import RehearsalOptions, rehearse
+from banditroute_sim.rehearse.world import RecordedWorld
+from banditroute_sim.replay.passes import Course, answers, make_session, play
 from bench.harness import Report, Row, options, progress, progress_done
 from bench.realdata import SETS, folder
 

@@ -18,7 +18,7 @@ from banditroute_sim.policies.base import Bools, Context, Floats
 from banditroute_sim.policies.ours import Banditroute
 from banditroute_sim.scenarios import draw
 from banditroute_sim.scenarios.episode import Episode
-from banditroute_sim.simulation import run
+from banditroute_sim.simulate.single import run
 from bench.harness import Report, Row, options, progress, progress_done
 
 FIRST_SEED = 1000

@@ -29,7 +29,7 @@ from banditroute_sim.policies import POLICIES
 from banditroute_sim.scenarios import Episode, pieces
 from banditroute_sim.simulate.compiled import BASELINES, CompiledBaseline, CompiledOurs
 from banditroute_sim.simulate.options import SimulateOptions
-from banditroute_sim.simulate.running import _contiguous, simulate
+from banditroute_sim.simulate.run import _contiguous, simulate
 from bench.harness import Report, Row, interleave, one_thread, options, progress, progress_done
 
 PACKAGES = ("banditroute", "numpy", "numba", "river", "mabwiser", "joblib")

@@ -13,11 +13,14 @@ from typing import Any
 import numpy as np
 
 from banditroute.bandit._kernels_lanes import TILE, add_row, dot, downdate, half_times, triangle_size
+from banditroute.bandit._kernels_memory import carray, pointer
 from banditroute.bandit.packing import BONUS, COVARIANCE_AT, HEADER, LANES_AT, NOISE, QBAR, SPREAD
 from banditroute_features.compile import njit_cached
 
 kernel = njit_cached(_nrt=False)  # nothing is allocated, so no references are counted
+counting = njit_cached()  # of kernels that take arrays by their address
 LARGEST = 1e100  # a quality beyond this counts as this: its square and its product with a context stay finite
+MOST_LOG = 700.0  # of a prediction of tokens
 CLIP = 2.5  # a standardised residual beyond this counts as this much
 
 
@@ -131,6 +134,33 @@ def add_vote(
     return True
 
 
+@counting
+def add_votes(
+    addresses: Any, which: Any, size: int, shared: Any, x: Any, votes: Any, logs: Any, weights: Any
+) -> int:
+    """Add votes float64[n, 10] in their order, number i to the row of ``size`` at ``addresses[which[i]]``.
+
+    ``logs`` holds log(1 + tokens) and log latency of each. Return how many were added before one that cannot be.
+    """
+    for i in range(votes.shape[0]):
+        quality, quality_pred, sd, tokens, log_tokens_pred, cost, cost_pred, _, given, given_pred = votes[i]
+        y, log_latency, t = logs[i, 0], logs[i, 1], math.nan
+        if tokens < 0.0 or log_tokens_pred > MOST_LOG or given < 0.0:
+            return i
+        if not math.isnan(log_latency):
+            t = 0.0 if math.isnan(log_tokens_pred) else log_tokens_pred
+            if not math.isnan(y):
+                t = y
+        if LARGEST < abs(quality) < math.inf:
+            quality = math.copysign(LARGEST, quality)
+        if not add_vote(
+            carray(pointer(addresses[which[i]]), size, np.float64), shared, x[i], quality, quality_pred, sd, tokens, y,
+            cost, cost_pred, log_latency, t, given, given_pred, weights[i], weights[i], 1.0,
+        ):  # fmt: skip
+            return i
+    return votes.shape[0]
+
+
 @kernel
 def _load(state: Any, x: Any) -> bool:
     """Copy a context to the scratch space of a state, in float64 and float32; return whether all of it is finite."""
@@ -194,6 +224,14 @@ def _update(state: Any, k: int, quality: float, weight: float) -> bool:
 def follow(state: Any, x: Any, k: int, quality: float, weight: float) -> bool:
     """Fold one vote into the working copy; return whether that was done."""
     return _load(state, x) and _update(state, k, quality, weight)
+
+
+@kernel
+def follow_votes(state: Any, x: Any, models: Any, qualities: Any, weights: Any) -> None:
+    """Fold votes into the working copy one after the other; a model -1 or a quality NaN is none."""
+    for i in range(models.shape[0]):
+        if models[i] >= 0 and not math.isnan(qualities[i]):
+            follow(state, x[i], models[i], qualities[i], weights[i])
 
 
 @kernel

@@ -6,11 +6,14 @@ the catalog changes no other model's number.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from hashlib import blake2b
+from itertools import accumulate
 
 import numpy as np
+from numpy.typing import NDArray
 
-from banditroute.bandit import _kernels_chance
+from banditroute.bandit import _kernels_blake2b, _kernels_chance
 
 
 def request_key(request_id: str) -> int:
@@ -22,6 +25,21 @@ def request_key(request_id: str) -> int:
     '0xeadbb760ea8997d'
     """
     return int.from_bytes(blake2b(request_id.encode(), digest_size=8).digest(), "little")
+
+
+def request_keys(ids: Sequence[bytes]) -> NDArray[np.uint64]:
+    """Return `request_key` of many ids, given as UTF-8; uint64[n].
+
+    Examples
+    --------
+    >>> int(request_keys([b"r-0", b"r-1"])[1]) == request_key("r-1")
+    True
+    """
+    data = np.frombuffer(b"".join(ids) or b"\0", np.uint8)
+    ends = np.fromiter(accumulate(map(len, ids)), np.int64, len(ids))
+    keys = np.empty(len(ids), np.uint64)
+    _kernels_blake2b.digests(data, ends, np.empty(24, np.uint64), keys)
+    return keys
 
 
 def model_key(name: str, generation: int = 0) -> int:

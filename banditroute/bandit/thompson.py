@@ -10,30 +10,25 @@ scores are independent Gaussians, so the propensity of the choice is one integra
 
 from __future__ import annotations
 
-import math
 from collections.abc import Sequence
-from typing import Final, NoReturn
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
-from banditroute.bandit import _kernels_evidence
 from banditroute.bandit._kernels_decide import decide_batch, decide_one
 from banditroute.bandit.batch import LIMITS, UNLIMITED, Choices, DecideBatch
 from banditroute.bandit.chance import model_key
-from banditroute.bandit.evidence import Evidence, ModelKey, RowKey
-from banditroute.bandit.packing import covariance_of, explore, pack_state, tail_of, weights_of
+from banditroute.bandit.evidence import Evidence, ModelKey
+from banditroute.bandit.packing import explore, pack_state, tail_of
 from banditroute.bandit.posterior import Posterior, derive
 from banditroute.bandit.prior import Block, ModelPrior, PriorConfig, check_blocks, check_models
 from banditroute.bandit.single import Single
+from banditroute.bandit.working import FLOAT32, Working
 
 __all__ = ["LIMITS", "UNLIMITED", "Choices", "DecideBatch", "Policy", "Single"]
 
-FLOAT32: Final = np.dtype(np.float32)
-YARDSTICK: Final = (1.0, 0.0)  # weight and bias of a vote of a kind that nothing is known of
 
-
-class Policy:
+class Policy(Working):
     """Chooses models; holds the current posterior and a working copy that follows feedback between two derives.
 
     Parameters
@@ -108,19 +103,13 @@ class Policy:
         """Make ``posterior`` the current one and start the working copy afresh."""
         self.posterior = posterior
         if posterior.models != self.models:
-            self.models = posterior.models
-            self.index = {model.key: k for k, model in enumerate(self.models)}
-            self._rows: dict[str, list[RowKey]] = {}
+            self._enter(posterior.models)
             self._names = [model_key(*model.key) for model in self.models]
-        self._state = pack_state(posterior, self._names, self.seed, self.floor, greedy=self.greedy)
-        self._kinds = {kind.name: (kind.weight, kind.bias) for kind in posterior.kinds}
-        self._new = 0
-        self._needed = max(1.0, float(posterior.n.sum()) / 10.0)
-
-    @property
-    def working(self) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
-        """Copies of the working copy: (mu[K, d], V[K, d, d])."""
-        return weights_of(self._state)[:-1].copy(), covariance_of(self._state)
+        self._begin(
+            pack_state(posterior, self._names, self.seed, self.floor, greedy=self.greedy),
+            {kind.name: (kind.weight, kind.bias) for kind in posterior.kinds},
+            max(1.0, float(posterior.n.sum()) / 10.0),
+        )
 
     def derive(self, evidence: Evidence) -> Posterior:
         """Derive the posterior from merged evidence, make it the current one and return it."""
@@ -133,44 +122,6 @@ class Policy:
 
     def _known(self, evidence: Evidence) -> Evidence:
         return evidence if self._warm is None else Evidence.merge([self._warm, evidence])
-
-    def surprise(
-        self, key: ModelKey, x: NDArray[np.float32], quality: float, kind: str = "score"
-    ) -> tuple[float, float, float] | None:
-        """Return the weight of a vote, how far it is from what the working copy expects, and the variance of that.
-
-        The last two are multiplied by the weight, and in units of the noise. None for a model that is not in the
-        catalog, or a quality that is NaN.
-        """
-        k = self.index.get(key)
-        if k is None or quality != quality:
-            return None
-        # The kernel speaks of a vote of the yardstick's kind.
-        weight, bias = self._kinds.get(kind, YARDSTICK)
-        residual, variance = _kernels_evidence.surprise(self._state, x, k, quality - bias)
-        return weight, weight * residual, weight + weight * weight * (variance - 1.0)
-
-    @property
-    def due(self) -> bool:
-        """Whether a tenth more feedback has come since the last derive, or the catalog has changed."""
-        return self._new >= self._needed
-
-    @property
-    def state(self) -> NDArray[np.float64]:
-        """What kernels work on until the next derive, working copy included; see `packing`.
-
-        For loops that are compiled as a whole. What they fold into the working copy is told to `followed`.
-        """
-        return self._state
-
-    @property
-    def cadence(self) -> tuple[int, float]:
-        """Votes since the last derive, and at how many of them the next one is due."""
-        return self._new, self._needed
-
-    def followed(self, votes: int) -> None:
-        """Count votes that a compiled loop has folded into the working copy."""
-        self._new += votes
 
     def set_models(self, models: Sequence[ModelPrior]) -> None:
         """Replace the catalog: models that stay keep what is known, new ones start at the pooled mean.
@@ -186,25 +137,6 @@ class Policy:
         self._install(self.posterior.select(models))
         self._needed = 0.0
 
-    def observe(
-        self,
-        model: int | ModelKey,
-        x: NDArray[np.float32],
-        quality: float,
-        weight: float = 1.0,
-        kind: str = "score",
-    ) -> None:
-        """Let the working copy follow one vote until the next derive; NaN quality (usage only) is just counted.
-
-        A vote of a model that is not in the catalog is just counted, too.
-        """
-        self._new += 1
-        k = self.index.get(model) if isinstance(model, tuple) else model
-        if k is None or quality != quality:
-            return
-        worth, bias = self._kinds.get(kind, YARDSTICK)
-        _kernels_evidence.follow(self._state, x, k, float(quality) - bias, float(weight) * worth)
-
     def rest(self, resting: NDArray[np.bool_]) -> None:
         """Explore all models but those in ``resting`` (bool[K]) until the next derive, which wakes them all.
 
@@ -212,105 +144,6 @@ class Policy:
         """
         columns, _ = tail_of(self._state)
         explore(columns, float(self._state[3]), ~resting)
-
-    def learn(
-        self,
-        evidence: Evidence,
-        model: int,
-        x: NDArray[np.float32],
-        quality: float,
-        quality_pred: float = math.nan,
-        sd_pred: float = math.nan,
-        kind: str = "score",
-    ) -> None:
-        """Add a vote that is nothing but a quality to evidence, and observe it: both in one call.
-
-        The same as ``evidence.add(key, x, Vote(quality, quality_pred, sd_pred), 1.0, kind=kind)`` and
-        ``observe(model, x, quality, kind=kind)``, bit for bit.
-
-        Raises
-        ------
-        ValueError
-            If ``x`` is not float32[d] or a number is infinite; nothing is written then.
-        """
-        if not type(quality) is type(quality_pred) is type(sd_pred) is float:
-            quality, quality_pred, sd_pred = float(quality), float(quality_pred), float(sd_pred)  # one type
-        weight, bias = self._kinds.get(kind, YARDSTICK)
-        key = self._row_key(model, kind)
-        row = evidence.rows.get(key)
-        # fmt: off
-        if x.dtype != FLOAT32 or (quality == quality and not _kernels_evidence.learn_quality(
-            evidence.row(key) if row is None else row,
-            self._state, x, model, quality, quality_pred, sd_pred, weight, bias,
-        )):
-            self._refuse(evidence, None if row is not None else key, quality, x)
-        # fmt: on
-        self._new += 1
-
-    def learn_served(
-        self,
-        evidence: Evidence,
-        one: Single,
-        model: int,
-        x: NDArray[np.float32],
-        quality: float,
-        kind: str = "score",
-    ) -> bool:
-        """Learn a quality as `learn` does, with the prediction of the last choice on a desk; return whether `due`.
-
-        Parameters
-        ----------
-        evidence : Evidence
-            What the vote is added to.
-        one : Single
-            The desk; its ``candidates`` are what was expected.
-        model : int
-            The model that served.
-        x : float32[d]
-            Context of the choice.
-        quality : float
-            What came back.
-        kind : str
-            Kind of feedback.
-
-        Returns
-        -------
-        bool
-            Whether a derive is due.
-
-        Raises
-        ------
-        ValueError
-            If ``x`` is not float32[d] or a number is infinite; nothing is written then.
-        """
-        weight, bias = self._kinds.get(kind, YARDSTICK)
-        key = self._row_key(model, kind)
-        row = evidence.rows.get(key)
-        # fmt: off
-        if (x.dtype is not FLOAT32 and x.dtype != FLOAT32) or (
-            quality == quality and not _kernels_evidence.learn_served(
-                evidence.row(key) if row is None else row,
-                self._state, x, model, one.expected, float(quality), weight, bias,
-            )
-        ):
-            self._refuse(evidence, None if row is not None else key, quality, x)
-        # fmt: on
-        self._new += 1
-        return self._new >= self._needed
-
-    def _row_key(self, model: int, kind: str) -> RowKey:
-        keys = self._rows.get(kind)
-        if keys is None:
-            keys = self._rows[kind] = [RowKey(*each.key, kind) for each in self.models]
-        return keys[model]
-
-    def _refuse(
-        self, evidence: Evidence, key: RowKey | None, quality: float, x: NDArray[np.float32]
-    ) -> NoReturn:
-        """Raise what a bad vote is refused with; ``key`` is of a row that was made for it."""
-        if key is not None:
-            evidence.rows.pop(key, None)
-        raise ValueError(f"a vote is finite numbers and a context float32[{self.d}], got {quality}, {x}")
 
     def single(self, prices: ArrayLike) -> Single:
         """Return the columns of one request that may choose any model, to be used again and again by `choose`."""

@@ -35,6 +35,7 @@ T = TypeVar("T")
 FeedbackKind = Literal["thumb", "score", "judge", "outcome", "usage", "withdraw"]
 QUALITY_KINDS: Final = frozenset({"thumb", "score", "judge", "outcome"})
 _NO_LIMITS: Final = (None, None, None, None)
+_BACKSLASH: Final = ord("\\")
 _MAX_REASON: Final = 300  # characters; a reason may quote a value
 
 
@@ -160,11 +161,9 @@ def decode_request(value: bytes | None, field_map: FieldMap | None = None) -> Re
             request = _request_decoder.decode(value)
         except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
             return rejected(error)
-    else:
-        request = _decode(value, _request_decoder, Request, MAX_REQUEST_BYTES, field_map)
-        if isinstance(request, Rejected):
-            return request
-    return _check_request(request) or request
+        return _check_request(request, ascii_only=_is_ascii(value)) or request
+    request = _decode(value, _request_decoder, Request, MAX_REQUEST_BYTES, field_map)
+    return request if isinstance(request, Rejected) else _check_request(request) or request
 
 
 def decode_feedback(value: bytes | None, field_map: FieldMap | None = None) -> Feedback | Rejected:
@@ -172,7 +171,8 @@ def decode_feedback(value: bytes | None, field_map: FieldMap | None = None) -> F
     feedback = _decode(value, _feedback_decoder, Feedback, MAX_FEEDBACK_BYTES, field_map)
     if isinstance(feedback, Rejected):
         return feedback
-    return _check_feedback(feedback) or feedback
+    ascii_only = field_map is None and value is not None and _is_ascii(value)
+    return _check_feedback(feedback, ascii_only=ascii_only) or feedback
 
 
 def request_of(event: Request | Mapping[str, Any]) -> Request | Rejected:
@@ -227,6 +227,11 @@ def _convert(event: Any, kind: type[T]) -> T | Rejected:
         return rejected(error)
 
 
+def _is_ascii(value: bytes) -> bool:
+    """Tell whether all strings of a JSON text are surely ASCII."""
+    return value.isascii() and value.find(_BACKSLASH) < 0  # an escape may stand for anything
+
+
 def _fit(values: Iterable[str | None]) -> bool:
     """Tell whether all names are short enough: the quick answer, for nearly all events."""
     for value in values:  # noqa: SIM110 - several times as fast as all() over a generator
@@ -254,7 +259,8 @@ def _not_finite(values: Sequence[float] | None, path: str) -> Rejected | None:
     return None
 
 
-def _check_request(request: Request) -> Rejected | None:
+def _check_request(request: Request, *, ascii_only: bool = False) -> Rejected | None:
+    """Check what the types do not say; the decoder has counted characters, which are bytes where all are ASCII."""
     if (
         request.prompt is None
         and request.messages is None
@@ -262,9 +268,9 @@ def _check_request(request: Request) -> Rejected | None:
         and request.embedding is None
     ):
         return Rejected("Object misses one of `prompt`, `messages`, `context` or `embedding`")
-    names = (request.request_id, request.tenant, request.session_id, request.language, *request.tags)
-    for name in names:
-        if name is not None and not (name.isascii() and len(name) <= MAX_ID_BYTES):
+    if not ascii_only:
+        names = (request.request_id, request.tenant, request.session_id, request.language, *request.tags)
+        if not _fit(names):
             paths = ("request_id", "tenant", "session_id", "language", *("tags[...]" for _ in request.tags))
             wrong = _too_long(list(zip(paths, names, strict=True)))
             if wrong is not None:
@@ -282,7 +288,7 @@ def _check_request(request: Request) -> Rejected | None:
     )
 
 
-def _check_feedback(feedback: Feedback) -> Rejected | None:
+def _check_feedback(feedback: Feedback, *, ascii_only: bool = False) -> Rejected | None:
     if feedback.decision_id is not None and feedback.decision_id.endswith(
         "\n"
     ):  # which a pattern's $ lets pass
@@ -302,6 +308,8 @@ def _check_feedback(feedback: Feedback) -> Rejected | None:
     if feedback.kind == "thumb" and quality not in (0.0, 1.0):
         return Rejected("a thumb's value is true, false, 1 or 0 - at `$.value`")
     finite = [number for number in (*numbers, quality) if number is not None]
+    if ascii_only:
+        return _not_finite(finite, "value|cost_usd|latency_ms")
     names = (
         feedback.request_id,
         feedback.feedback_id,

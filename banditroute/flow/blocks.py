@@ -8,6 +8,8 @@ from typing import Final
 import numpy as np
 from numpy.typing import NDArray
 
+from banditroute.bandit._kernels_memory import address_of
+
 BITS: Final = 11
 BLOCK: Final = 1 << BITS  # rows
 #: id, quality, sd, log_tokens and cost predicted for the decided model, tenant, input tokens, timestamp as a difference
@@ -40,7 +42,18 @@ class Block:
         What the rows' columns of that name are differences to.
     """
 
-    __slots__ = ("bytes", "columns", "filled", "offset", "offsets", "place", "places", "timestamp", "x")
+    __slots__ = (
+        "addresses",
+        "bytes",
+        "columns",
+        "filled",
+        "offset",
+        "offsets",
+        "place",
+        "places",
+        "timestamp",
+        "x",
+    )
 
     def __init__(self, d: int, offset: int, place: int, timestamp: int) -> None:
         self.bytes = bytearray(BLOCK * ROW.size)
@@ -50,6 +63,8 @@ class Block:
         self.x: NDArray[np.float32] = np.empty((BLOCK, d), np.float32)
         self.offset, self.place, self.timestamp = offset, place, timestamp
         self.filled = 0
+        #: where the columns, contexts and places are, for kernels
+        self.addresses = (address_of(self.columns), address_of(self.x), address_of(self.places))
 
     @property
     def nbytes(self) -> int:

@@ -8,22 +8,19 @@ from typing import Protocol, cast
 import numpy as np
 from numpy.typing import NDArray
 
-from banditroute.bandit.chance import request_key
+from banditroute.bandit.chance import request_keys
 from banditroute.bandit.exploration import Exploration
 from banditroute.bandit.pacing import Pacer
-from banditroute.bandit.thompson import DecideBatch, Policy
+from banditroute.bandit.thompson import LIMITS, UNLIMITED, DecideBatch, Policy
 from banditroute.catalog import Catalog
 from banditroute.config import Config
-from banditroute.events import FieldMap, Rejected, Request, decode_request
-from banditroute.flow.decision_writer import (
-    DecidedBatch,
-    DecisionWriter,
-    InputRecord,
-    OutputRecord,
-    Poison,
-    no_decisions,
-)
+from banditroute.events import Decision, FieldMap, Rejected, Request, decode_request
+from banditroute.flow.chosen import Chosen
+from banditroute.flow.decision_structs import DecisionStructs
+from banditroute.flow.decision_writer import DecisionWriter
 from banditroute.flow.fields import Fields
+from banditroute.flow.known import KnownBatch
+from banditroute.flow.records import DecidedBatch, InputRecord, OutputRecord, Poison
 from banditroute_features import Encoder, RequestLike
 
 __all__ = [
@@ -33,10 +30,13 @@ __all__ = [
     "InputRecord",
     "OutputRecord",
     "Poison",
-    "no_decisions",
 ]
 
 INF = float("inf")
+_INPUT, _ESTIMATED, _COST_WEIGHT, _MAX_OUTPUT, _MAX_COST, _MAX_LATENCY = map(
+    LIMITS.index,
+    ("input_tokens", "input_estimated", "cost_weight", "max_output_tokens", "max_cost_usd", "max_latency_ms"),
+)
 
 
 class Gate(Protocol):
@@ -80,7 +80,10 @@ class Decider:
         self._policy = policy
         self._pacer = pacer
         self.exploration = Exploration()
-        self._objective = config.objective
+        self._d = encoder.spec.d
+        self._unlimited = list(UNLIMITED)
+        self._unlimited[LIMITS.index("latency_weight")] = config.objective.latency_weight
+        self._unlimited[_ESTIMATED] = 1.0
         age = config.requests.max_request_age
         self._max_age_ms = None if age is None else 1000.0 * age
         self._default = (
@@ -89,12 +92,10 @@ class Decider:
             else catalog.names.index(config.requests.default_model)
         )
         self._field_map = FieldMap(config.requests.field_map) if config.requests.field_map else None
+        keys = [model.key for model in policy.models]
+        self._structs = DecisionStructs(keys, encoder.spec.spec_id, config.engine.mode)
         self._writer = DecisionWriter(
-            [model.key for model in policy.models],
-            encoder.spec,
-            config.engine.mode,
-            config.requests.header_pass_through,
-            self._default,
+            keys, encoder.spec, config.engine.mode, config.requests.header_pass_through, self._structs
         )
         self._list_prices = np.array(
             [[m.input_usd_per_mtok, m.output_usd_per_mtok] for m in catalog], np.float64
@@ -136,10 +137,11 @@ class Decider:
             else:
                 valid.append((record, request))
         keys = [request.request_id.encode() for _, request in valid]
-        decided = DecidedBatch([], None, [], poison, keys, records[-1].offset + 1)
-        fresh = self._fresh(valid, keys, gate, decided)
+        decided = DecidedBatch([], None, poison, keys, records[-1].offset + 1)
+        fresh, ids = self._fresh(valid, keys, gate, decided)
         if fresh:
-            self.decide_requests(partition, fresh, fields, version, now_ms, decided)
+            chosen = self._choose(partition, fresh, ids, fields, version, now_ms)
+            decided.records, decided.known = self._writer.write(chosen)
         return decided
 
     def _fresh(
@@ -148,14 +150,14 @@ class Decider:
         keys: list[bytes],
         gate: Gate,
         decided: DecidedBatch,
-    ) -> list[tuple[InputRecord, Request]]:
-        """Return the requests without a decision, and count the others."""
+    ) -> tuple[list[tuple[InputRecord, Request]], list[bytes]]:
+        """Return the requests without a decision and their ids, and count the others."""
         r = gate.r
         repeated = gate.has_each(keys) if keys else ()
         if not repeated and len(set(keys)) == len(keys) and (not valid or valid[0][0].offset >= r):
-            return valid
+            return valid, keys
         seen = {keys[i] for i in repeated}
-        fresh = []
+        fresh, ids = [], []
         for (record, request), key in zip(valid, keys, strict=True):
             if record.offset < r:
                 decided.below += 1
@@ -164,7 +166,8 @@ class Decider:
             else:
                 seen.add(key)
                 fresh.append((record, request))
-        return fresh
+                ids.append(key)
+        return fresh, ids
 
     def decide_requests(
         self,
@@ -173,62 +176,66 @@ class Decider:
         fields: Fields,
         version: str,
         now_ms: float,
-        decided: DecidedBatch,
-    ) -> None:
-        """Decide valid requests, at least one, and add what follows to `decided`."""
-        requests = [request for _, request in fresh]
-        batch, paced = self._columns(requests, fields)
+    ) -> tuple[list[Decision], KnownBatch]:
+        """Decide valid requests, at least one; return the decisions, and what becomes pending (the library face)."""
+        ids = [request.request_id.encode() for _, request in fresh]
+        chosen = self._choose(partition, fresh, ids, fields, version, now_ms)
+        return self._structs.of(chosen), self._writer.known(chosen)
+
+    def _choose(
+        self,
+        partition: int,
+        fresh: Sequence[tuple[InputRecord, Request]],
+        ids: list[bytes],
+        fields: Fields,
+        version: str,
+        now_ms: float,
+    ) -> Chosen:
+        """Choose a model for valid requests, at least one."""
+        batch, paced = self._columns([request for _, request in fresh], ids, fields)
         self._pacer.pace(self._policy, batch, paced, now_ms)
         choices = self._policy.decide(batch)
         self._pacer.decided(choices, now_ms)
         self.exploration.decided(self._policy, batch, choices)
-        self._writer.write(partition, fresh, batch, choices, self._stale(fresh, now_ms), version, decided)
+        stale = self._stale(fresh, now_ms)
+        return Chosen.of(partition, fresh, ids, batch, choices, stale, self._default, version)
 
-    def _columns(self, requests: Sequence[Request], fields: Fields) -> tuple[DecideBatch, NDArray[np.bool_]]:
+    def _columns(
+        self, requests: Sequence[Request], ids: list[bytes], fields: Fields
+    ) -> tuple[DecideBatch, NDArray[np.bool_]]:
         """Return the columns, and which requests leave the cost weight to the pacer."""
         n, k = len(requests), len(self._catalog)
-        x = np.empty((n, self._encoder.spec.d), np.float32)
+        x = np.empty((n, self._d), np.float32)
         tokens = np.empty(n, np.float64)
         self._encoder.encode_batch(cast("Sequence[RequestLike]", requests), x, tokens)
+        limits = np.empty((n, len(LIMITS)))
+        limits[:] = self._unlimited
+        limits[:, _INPUT] = tokens
         eligible = np.ones((n, k), np.bool_)
+        paced = np.ones(n, np.bool_)
         in_force = self._list_prices
         if fields.prices:
             in_force = in_force.copy()
             for index, name in enumerate(self._catalog.names):
                 in_force[index] = fields.prices.get(name, in_force[index])
-        paused = np.array([fields.paused.get(model.name, model.paused) for model in self._catalog])
-        cost_weight = np.zeros(n)
-        paced = np.ones(n, np.bool_)
-        estimated = np.zeros(n)
-        max_output, max_cost, max_latency = np.full(n, INF), np.full(n, INF), np.full(n, INF)
         anyone = self._catalog.unrestricted
         for i, request in enumerate(requests):
             if not anyone or request.needs or request.allow or request.deny:
                 eligible[i] = self._catalog.eligible(request, float(tokens[i]))
-            if request.input_tokens is None:
-                estimated[i] = 1.0
+            if request.input_tokens is not None:
+                limits[i, _ESTIMATED] = 0.0
             if request.cost_weight is not None:
-                cost_weight[i], paced[i] = request.cost_weight, False
+                limits[i, _COST_WEIGHT], paced[i] = request.cost_weight, False
             if request.max_output_tokens is not None:
-                max_output[i] = request.max_output_tokens
+                limits[i, _MAX_OUTPUT] = request.max_output_tokens
             if request.max_cost_usd is not None:
-                max_cost[i] = request.max_cost_usd
+                limits[i, _MAX_COST] = request.max_cost_usd
             if request.max_latency_ms is not None:
-                max_latency[i] = request.max_latency_ms
-        eligible[:, paused] = False
-        batch = DecideBatch.of(
-            x,
-            np.fromiter((request_key(request.request_id) for request in requests), np.uint64, n),
-            in_force,
-            eligible=eligible,
-            input_tokens=tokens,
-            max_output_tokens=max_output,
-            cost_weight=cost_weight,
-            latency_weight=self._objective.latency_weight,
-            max_cost_usd=max_cost,
-            max_latency_ms=max_latency,
-            input_estimated=estimated,
-        )
+                limits[i, _MAX_LATENCY] = request.max_latency_ms
+        for index, model in enumerate(self._catalog):
+            if fields.paused.get(model.name, model.paused):
+                eligible[:, index] = False
+        batch = DecideBatch(x, request_keys(ids), limits, eligible, in_force)
         return batch, paced
 
     def _stale(self, fresh: Sequence[tuple[InputRecord, Request]], now_ms: float) -> list[int]:

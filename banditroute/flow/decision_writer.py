@@ -1,78 +1,40 @@
-"""Turns what was chosen for a batch into decision records, and into the columns that become pending."""
+"""Turns what was chosen for a batch into decision records: from columns to bytes in one compiled pass."""
 
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
-from typing import Final, Literal, NamedTuple
+from itertools import accumulate
+from typing import Final
 
+import msgspec
 import numpy as np
-from msgspec import Struct
-from msgspec.structs import replace
 from numpy.typing import NDArray
 
 from banditroute.bandit.evidence import ModelKey
-from banditroute.bandit.thompson import LIMITS, Choices, DecideBatch
-from banditroute.events import WIRE_VERSION, Decision, Expected, Request, Weights, encode
+from banditroute.bandit.thompson import LIMITS
+from banditroute.events import MAX_ID_BYTES, WIRE_VERSION, Weights, encode
+from banditroute.flow import _kernels_records as kernels
+from banditroute.flow.chosen import Chosen
+from banditroute.flow.decision_structs import DecisionStructs, Mode
+from banditroute.flow.encoded import BATCH_BYTES, EncodedRecords, Part
 from banditroute.flow.header import COLUMNS, HEADER_NAME, HeaderWriter
 from banditroute.flow.known import KnownBatch
 from banditroute_features import FeatureSpec
 
 MAX_PASSED_HEADERS: Final = 8192  # bytes of pass-through headers per decision
-_INPUT, _ESTIMATED = LIMITS.index("input_tokens"), LIMITS.index("input_estimated")
 _LATENCY = LIMITS.index("latency_weight")
-_FILTERS: Final = {1: "request", 2: "max_cost_usd", 3: "max_latency_ms"}
-_MOST_RANKINGS: Final = 8192  # remembered as tuples of names
+_MOST_FRAGMENTS: Final = 4096  # tenants and segments remembered as JSON
+_UNKNOWN: Final = -2
+_HEADER_NAME: Final = np.frombuffer(HEADER_NAME.encode(), np.uint8)
+_PLAIN: Final = bytes(b for b in range(32, 256) if b not in b'"\\\x7f')  # what a JSON string holds as it is
 
-
-class InputRecord(Struct, frozen=True, gc=False):
-    """A record read from a topic; `timestamp` in milliseconds."""
-
-    offset: int
-    timestamp: int
-    key: bytes | None
-    value: bytes | None
-    headers: Sequence[tuple[str, bytes]] = ()
-
-
-class OutputRecord(Struct, frozen=True, gc=False):
-    """A record to be written."""
-
-    key: bytes | None
-    value: bytes
-    headers: Sequence[tuple[str, bytes]] = ()
-
-
-class Poison(NamedTuple):
-    """A record that was refused."""
-
-    record: InputRecord
-    reason: str
-
-
-class DecidedBatch(Struct):
-    """What a batch of requests became.
-
-    The rows of `known` describe `records`, with their log offset still to be told by the acknowledgement; `keys` are
-    the ids of all valid requests; `through` is the offset after the last request looked at.
-    """
-
-    records: list[OutputRecord]
-    known: KnownBatch | None
-    decisions: list[Decision]
-    poison: list[Poison]
-    keys: list[bytes]
-    through: int
-    repeats: int = 0
-    below: int = 0
-
-
-def no_decisions(through: int) -> DecidedBatch:
-    """Return an empty batch to be filled."""
-    return DecidedBatch([], None, [], [], [], through)
+Bytes = NDArray[np.uint8]
+Texts = tuple[Bytes, NDArray[np.int64]]
+_json = msgspec.json.Encoder()
 
 
 class DecisionWriter:
-    """Writes the decisions of one configuration.
+    """Writes the decision records of one configuration.
 
     Parameters
     ----------
@@ -84,146 +46,200 @@ class DecisionWriter:
         ``active``, ``shadow`` or ``frozen``.
     passed : iterable of str
         Names of the request headers that are copied.
-    default : int or None
-        The model of requests that are too old to be chosen for.
+    structs : DecisionStructs
+        Makes the few decisions that are not written in columns: too old, without a model, with an id to be escaped.
     """
 
     def __init__(
         self,
         keys: Sequence[ModelKey],
         spec: FeatureSpec,
-        mode: Literal["active", "shadow", "frozen"],
+        mode: Mode,
         passed: Iterable[str],
-        default: int | None,
+        structs: DecisionStructs,
     ) -> None:
         self._keys = tuple(keys)
-        self._names = [key.name for key in keys]
-        self._spec_id = spec.spec_id
-        self._mode: Literal["active", "shadow", "frozen"] = mode
+        self._shadow = mode == "shadow"
         self._passed = frozenset(passed)
-        self._default = default
-        self._headers = HeaderWriter(keys, spec.spec_id, spec.d)
-        self._rankings: dict[bytes, tuple[str, ...]] = {}
+        self._structs = structs
+        self._header = HeaderWriter(keys, spec.spec_id, spec.d)
+        self._spec_id = spec.spec_id
+        self._names = texts_of([_json.encode(key.name) for key in keys])
+        usual, only = ("greedy", "greedy") if mode == "frozen" else ("utility", "only-eligible")
+        end = "}" if mode == "active" else f',"mode":"{mode}"}}'
+        self._rest = [
+            '","request_id":"', '","model":', f',"reason":"{usual}"', f',"reason":"{only}"', ',"fallbacks":[',
+            ',"propensity":', ',"explored":true', ',"expected":{"quality":', ',"cost_usd":', ',"latency_ms":', end,
+        ]  # fmt: skip
+        self._constants: dict[int, Texts] = {}
+        self._longest_fragment: int = 0
+        self._room = (
+            1024 + len(keys) + MAX_ID_BYTES + len(self._names[0])
+        )  # of a value, beside what may change
+        self._forget_fragments()
 
-    def write(
-        self,
-        partition: int,
-        fresh: Sequence[tuple[InputRecord, Request]],
-        batch: DecideBatch,
-        choices: Choices,
-        stale: Sequence[int],
-        version: str,
-        decided: DecidedBatch,
-    ) -> None:
-        """Add the records, decisions and columns of a batch to `decided`; `stale` requests get the default model."""
-        chosen = choices.chosen.astype(np.int64)
-        if stale and self._default is not None:
-            chosen[stale] = self._default
-        offsets = np.fromiter((record.offset for record, _ in fresh), np.int64, len(fresh))
-        shadow = self._mode == "shadow"
-        tokens = batch.limits[:, _INPUT].astype(np.float32)
-        counted = batch.limits[:, _ESTIMATED] == 0.0
-        headers = self._headers.write(offsets, batch.x, choices.candidates, tokens, counted, shadow)
-        predictions = choices.candidates[np.arange(len(fresh)), chosen]
-        predictions[chosen < 0] = np.nan
-        decisions = self._decisions(
-            partition, fresh, offsets, batch, choices, chosen, predictions, stale, version
+    def write(self, chosen: Chosen) -> tuple[EncodedRecords, KnownBatch]:
+        """Return the records, and what becomes pending once they are in the log."""
+        passed = self._passed_headers(chosen)
+        records = self._records(chosen, passed)
+        return records, chosen.known(records.headers(), self._keys, shadow=self._shadow)
+
+    def known(self, chosen: Chosen) -> KnownBatch:
+        """Return what becomes pending of decisions that nobody writes."""
+        headers = self._header.write(
+            chosen.offsets,
+            chosen.batch.x,
+            chosen.choices.candidates,
+            chosen.tokens,
+            chosen.counted,
+            self._shadow,
         )
-        keys = [request.request_id.encode() for _, request in fresh]
-        passed = self._passed
-        for (record, _), key, decision, header in zip(fresh, keys, decisions, headers, strict=True):
-            own = [(HEADER_NAME, header)]
-            if record.headers:
-                own += _pass_through(record.headers, passed)
-            decided.records.append(OutputRecord(key, encode(decision), own))
-        decided.decisions += decisions
-        decided.known = KnownBatch(
-            offsets, keys, batch.x, chosen, predictions, tokens, counted,
-            [request.tenant for _, request in fresh], [decision.segment for decision in decisions],
-            headers, self._keys, shadow,
-        )  # fmt: skip
+        return chosen.known(headers, self._keys, shadow=self._shadow)
 
-    def _decisions(
-        self,
-        partition: int,
-        fresh: Sequence[tuple[InputRecord, Request]],
-        offsets: NDArray[np.int64],
-        batch: DecideBatch,
-        choices: Choices,
-        chosen: NDArray[np.int64],
-        predictions: NDArray[np.float64],
-        stale: Sequence[int],
-        version: str,
-    ) -> list[Decision]:
-        """Return the decisions; columns become lists first, which costs a tenth of reading arrays one by one."""
-        latency = np.exp(predictions[:, COLUMNS - 1]).tolist()
-        expected = predictions[:, (0, 3)].tolist()
-        weights = np.stack((choices.cost_weight, batch.limits[:, _LATENCY]), axis=1).tolist()
-        propensity, explored = choices.propensity.tolist(), choices.explored.tolist()
-        ranked = np.ascontiguousarray(choices.rank)
-        rows, width = ranked.tobytes(), ranked.shape[1] * ranked.itemsize
-        names, rankings, spec_id, mode = self._names, self._rankings, self._spec_id, self._mode
-        usual = "greedy" if mode == "frozen" else "utility"
-        decisions = []
-        last: tuple[list[float], Weights] | None = None
-        for i, (offset, model) in enumerate(zip(offsets.tolist(), chosen.tolist(), strict=True)):
-            request = fresh[i][1]
-            blob = rows[i * width : (i + 1) * width]
-            order = rankings.get(blob)
-            if order is None:
-                order = self._ranking(blob)
-            if last is None or last[0] != weights[i]:  # mostly the same for a whole batch
-                last = (weights[i], Weights(*weights[i]))
-            reason, fallbacks, prediction = usual, order[1:], None
-            if model < 0:
-                reason, fallbacks = f"none-eligible: {_FILTERS[int(choices.blocked[i])]}", ()
-            else:
-                if not fallbacks and usual == "utility":
-                    reason = "only-eligible"
-                quality, cost = expected[i]
-                milliseconds = latency[i]
-                prediction = Expected(quality, cost, None if milliseconds != milliseconds else milliseconds)
-            decisions.append(
-                Decision(
-                    v=WIRE_VERSION,
-                    decision_id=f"{partition}-{offset}",
-                    request_id=request.request_id,
-                    tenant=request.tenant,
-                    model=names[model] if model >= 0 else None,
-                    fallbacks=fallbacks,
-                    propensity=propensity[i] if model >= 0 else None,
-                    explored=explored[i] if model >= 0 else False,
-                    expected=prediction,
-                    segment=request.tags[0] if request.tags else None,
-                    weights=last[1],
-                    reason=reason,
-                    posterior_version=version,
-                    spec_id=spec_id,
-                    mode=mode,
-                )
+    def _records(self, chosen: Chosen, passed: dict[int, list[tuple[str, bytes]]]) -> EncodedRecords:
+        ids = chosen.ids
+        n = len(ids)
+        packed_ids = texts_of(ids)
+        nothing = np.zeros(1, np.uint8), np.zeros(n, np.int64)
+        special, longest = self._special(chosen, ids, packed_ids[0], nothing)
+        counts, packed_extra, most_extra = np.zeros(n, np.int32), nothing, 0
+        if passed:
+            extra = [b""] * n
+            for i, headers in passed.items():
+                extra[i], counts[i] = encode_headers(headers), len(headers)
+            packed_extra, most_extra = texts_of(extra), max(map(len, extra))
+        weights, places = self._weights(chosen)
+        if len(self._fragment_texts) >= _MOST_FRAGMENTS:
+            self._forget_fragments()
+        places[:, 1] = self._fragments_of("segment", chosen.segments)
+        places[:, 2] = self._fragments_of("tenant", chosen.tenants)
+        constants = self._constants.get(chosen.partition) or self._begin(chosen.partition)
+        fixed, columns = self._header.columns(
+            chosen.offsets,
+            chosen.batch.x,
+            chosen.choices.candidates,
+            chosen.tokens,
+            chosen.counted,
+            self._shadow,
+        )
+        flags = np.zeros((n, 2), np.uint8)
+        flags[:, 0] = chosen.choices.explored
+        flags[:, 1] = ~np.isnan(chosen.predictions[:, COLUMNS - 1])
+        names = self._names
+        # the longest value that can be, and from it the most room that all can take
+        value = self._room + len(constants[0]) + len(weights[0]) + 2 * self._longest_fragment
+        value = max(value, longest)
+        most = kernels.FRAME + MAX_ID_BYTES + value + self._header.size + len(HEADER_NAME) + most_extra
+        scratch, spans = np.empty(value, np.uint8), np.empty((n, kernels.SPANS), np.int64)
+        out = np.empty(max(most, min(n * most, BATCH_BYTES)), np.uint8)
+        parts, row = [], 0
+        numbers = _numbers(chosen)
+        while row < n:
+            # fmt: off
+            after, used = kernels.write_records(
+                out, scratch, spans, row, n, packed_ids, chosen.offsets, constants, names, chosen.choices.rank,
+                numbers, flags, weights, places, self._packed_fragments, special, packed_extra, counts,
+                _HEADER_NAME, fixed, columns,
             )
-        for i in stale:
-            decisions[i] = self._aged(decisions[i], self._ranking(rows[i * width : (i + 1) * width]))
-        return decisions
+            # fmt: on
+            parts.append(Part(row, after, out[:used].tobytes()))
+            row = after
+        return EncodedRecords(parts, spans, passed)
 
-    def _aged(self, decision: Decision, order: tuple[str, ...]) -> Decision:
-        """Return the decision for a request that is too old: the default model, which nobody chose."""
-        fallbacks = tuple(name for name in order if name != decision.model)
-        return replace(
-            decision, reason="stale", fallbacks=fallbacks, propensity=None, explored=False, expected=None
-        )
+    def _begin(self, partition: int) -> Texts:
+        """Return what never changes in the decisions of a partition."""
+        first = f'{{"v":{WIRE_VERSION},"decision_id":"{partition}-'
+        texts = self._constants[partition] = texts_of([text.encode() for text in (first, *self._rest)])
+        return texts
 
-    def _ranking(self, blob: bytes) -> tuple[str, ...]:
-        """Return the names of a row of ranks."""
-        if len(self._rankings) >= _MOST_RANKINGS:
-            self._rankings.clear()
-        order = tuple(self._names[a] for a in np.frombuffer(blob, np.int32).tolist() if a >= 0)
-        self._rankings[blob] = order
-        return order
+    def _special(self, chosen: Chosen, ids: list[bytes], blob: Bytes, nothing: Texts) -> tuple[Texts, int]:
+        """Return the values that are not written in columns, empty for all others, and the longest one's length."""
+        places = set(np.flatnonzero(chosen.chosen < 0).tolist()) | set(chosen.stale)
+        if blob.tobytes().translate(None, _PLAIN):
+            places |= {i for i, request_id in enumerate(ids) if request_id.translate(None, _PLAIN)}
+        if not places:
+            return nothing, 0
+        at = sorted(places)
+        values = [b""] * len(ids)
+        for i, decision in zip(at, self._structs.of(chosen, at), strict=True):
+            values[i] = encode(decision)
+        return texts_of(values), max(map(len, values))
+
+    def _weights(self, chosen: Chosen) -> tuple[Texts, NDArray[np.int32]]:
+        """Return the different weights, with what follows them, and places with their number in the first column."""
+        cost, latency = chosen.choices.cost_weight, chosen.batch.limits[:, _LATENCY]
+        places = np.zeros((len(cost), 3), np.int32)
+        different = [[float(cost[0]), float(latency[0])]]
+        if (cost != cost[0]).any() or (latency != latency[0]).any():  # mostly the same for a whole batch
+            found, places[:, 0] = np.unique(np.stack((cost, latency), axis=1), axis=0, return_inverse=True)
+            different = found.tolist()
+        follows = f',"posterior_version":{_json.encode(chosen.version).decode()},"spec_id":"{self._spec_id}"'
+        texts = [b',"weights":' + encode(Weights(*pair)) + follows.encode() for pair in different]
+        return texts_of(texts), places
+
+    def _fragments_of(self, name: str, values: Sequence[str | None]) -> list[int]:
+        """Return which fragment holds each value of a field, -1 where there is none."""
+        known = self._fragments[name]
+        places = [known.get(value, _UNKNOWN) for value in values]
+        if _UNKNOWN in places:
+            for value in dict.fromkeys(values):
+                if value not in known:
+                    known[value] = len(self._fragment_texts)
+                    text = b',"%b":%b' % (name.encode(), _json.encode(value))
+                    self._fragment_texts.append(text)
+                    self._longest_fragment = max(self._longest_fragment, len(text))
+            self._packed_fragments = texts_of(self._fragment_texts)
+            places = [known[value] for value in values]
+        return places
+
+    def _forget_fragments(self) -> None:
+        self._fragments: dict[str, dict[str | None, int]] = {"segment": {None: -1}, "tenant": {None: -1}}
+        self._fragment_texts: list[bytes] = []
+        self._longest_fragment = 0
+        self._packed_fragments = texts_of([])
+
+    def _passed_headers(self, chosen: Chosen) -> dict[int, list[tuple[str, bytes]]]:
+        """Return the request headers to be copied, by place."""
+        found = {}
+        if self._passed:
+            for i, (record, _) in enumerate(chosen.fresh):
+                # Kafka allows a header without a value
+                if not record.headers:
+                    continue
+                headers = [(name, value or b"") for name, value in record.headers if name in self._passed]
+                size = sum(len(name) + len(value) for name, value in headers)
+                if headers and size <= MAX_PASSED_HEADERS:
+                    found[i] = headers
+        return found
 
 
-def _pass_through(headers: Sequence[tuple[str, bytes]], names: frozenset[str]) -> list[tuple[str, bytes]]:
-    # Kafka allows a header without a value
-    passed = [(name, value or b"") for name, value in headers if name in names]
-    size = sum(len(name) + len(value) for name, value in passed)
-    return passed if size <= MAX_PASSED_HEADERS else []
+def _numbers(chosen: Chosen) -> Texts:
+    """Return propensity, quality, cost and latency of every decision as JSON numbers, the latter if expected."""
+    numbers = np.empty((len(chosen.fresh), kernels.NUMBERS))
+    numbers[:, 0] = chosen.choices.propensity
+    numbers[:, 1], numbers[:, 2] = chosen.predictions[:, 0], chosen.predictions[:, 3]
+    numbers[:, 3] = np.exp(chosen.predictions[:, COLUMNS - 1])
+    text = np.frombuffer(_json.encode(numbers.ravel().tolist()), np.uint8)
+    ends = np.empty(numbers.size, np.int64)
+    kernels.number_ends(text, ends)
+    return text, ends
+
+
+def texts_of(texts: Sequence[bytes]) -> Texts:
+    """Return texts one behind the other, uint8[...], and where each ends, int64[n]."""
+    data = np.frombuffer(b"".join(texts) or b"\0", np.uint8)
+    return data, np.fromiter(accumulate(map(len, texts)), np.int64, len(texts))
+
+
+def encode_headers(headers: Sequence[tuple[str, bytes]]) -> bytes:
+    """Return headers as a record of version 2 holds them, without their number."""
+    out = bytearray()
+    for name, value in headers:
+        for data in (name.encode(), value):
+            rest = len(data) << 1  # zigzag
+            while rest > 127:
+                out.append(rest & 127 | 128)
+                rest >>= 7
+            out.append(rest)
+            out += data
+    return bytes(out)

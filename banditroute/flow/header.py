@@ -28,6 +28,8 @@ _TOKENS_AT: Final = 12
 _SHADOW: Final = 1
 _COUNTED: Final = 2
 
+Bytes = npt.NDArray[np.uint8]
+
 
 class Predicted(NamedTuple):
     """What a decision logged of one model, and the context it saw."""
@@ -83,6 +85,34 @@ class HeaderWriter:
         self._spec = bytes.fromhex(spec_id)
         encoded = [(key.generation, key.name.encode()) for key in keys]
         self._names = b"".join(_NAME.pack(generation, len(name)) + name for generation, name in encoded)
+        self.size = _FIXED.size + 4 * self.d + 8 * COLUMNS * self.k + len(self._names)
+
+    def columns(
+        self,
+        offsets: npt.NDArray[np.int64],
+        x: npt.NDArray[np.float32],
+        predictions: npt.NDArray[np.float64],
+        input_tokens: npt.NDArray[np.float32],
+        counted: npt.NDArray[np.bool_],
+        shadow: bool,
+    ) -> tuple[Bytes, tuple[Bytes, ...]]:
+        """Return what all headers of a batch begin with, and the bytes of their columns; see `write`.
+
+        The columns are flags, input tokens, offsets, context and predictions, uint8[n, ...], and the names that every
+        header ends with.
+        """
+        n = len(offsets)
+        fixed = _FIXED.pack(MAGIC, VERSION, self.d, self.k, 0, 0.0, self._spec, 0)
+        flags = (np.where(counted, _COUNTED, 0) + (_SHADOW if shadow else 0)).astype("<u2")
+        columns = (
+            flags,
+            input_tokens.astype("<f4"),
+            offsets.astype("<i8"),
+            x.astype("<f4"),
+            predictions.astype("<f8"),
+        )
+        views = [np.ascontiguousarray(column).reshape(n, -1).view(np.uint8) for column in columns]
+        return np.frombuffer(fixed, np.uint8), (*views, np.frombuffer(self._names, np.uint8))
 
     def write(
         self,

@@ -8,7 +8,7 @@ By chance two of a million open ids collide with probability 1e-27.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from hashlib import blake2b
 from typing import Final
 
@@ -47,10 +47,19 @@ class Identifier:
 
     def of_each(self, ids: Sequence[bytes]) -> NDArray[np.uint64]:
         """Return the hashes of many ids, uint64[n, 2]."""
-        out = np.empty((len(ids), 2), np.uint64)
-        data = np.frombuffer(b"".join(ids) or b"\0", np.uint8)
-        ends = np.cumsum(np.fromiter(map(len, ids), np.int64, len(ids)))
-        _kernels_index.siphash_each(data, ends, self._k0, self._k1, out)
+        return self._hashed(b"".join(ids), map(len, ids), len(ids))
+
+    def of_texts(self, texts: Sequence[str]) -> NDArray[np.uint64]:
+        """Return the hashes of many ids given as text, uint64[n, 2]."""
+        joined = "".join(texts)
+        if not joined.isascii():
+            return self.of_each([text.encode() for text in texts])
+        return self._hashed(joined.encode(), map(len, texts), len(texts))
+
+    def _hashed(self, data: bytes, lengths: Iterable[int], count: int) -> NDArray[np.uint64]:
+        out = np.empty((count, 2), np.uint64)
+        ends = np.cumsum(np.fromiter(lengths, np.int64, count))
+        _kernels_index.siphash_each(np.frombuffer(data or b"\0", np.uint8), ends, self._k0, self._k1, out)
         return out
 
     def of_name(self, name: str | None) -> int:

@@ -30,6 +30,11 @@ class RequestIndex:
         return self._used
 
     @property
+    def table(self) -> NDArray[np.uint64]:
+        """The entries, for kernels."""
+        return self._table
+
+    @property
     def nbytes(self) -> int:
         """Bytes of the table."""
         return self._table.nbytes

@@ -24,6 +24,9 @@ class Kinds:
         self._shadow = False
         self._table: NDArray[np.uint32] = np.empty((0, 2), np.uint32)
 
+    def __len__(self) -> int:
+        return len(self._kinds)
+
     def __getitem__(self, number: int) -> Kind:
         return self._kinds[number]
 

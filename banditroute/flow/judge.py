@@ -19,6 +19,14 @@ from banditroute.bandit.layout import N
 from banditroute.bandit.posterior import Posterior
 from banditroute.bandit.thompson import Policy
 from banditroute.events import Changed
+from banditroute.flow.effects import LearnedRun
+from banditroute.flow.slots import KINDS
+
+
+def observe_run(policy: Policy, run: LearnedRun) -> int:
+    """Let a policy's working copy follow a run of votes; return how many they are."""
+    policy.observe_many(run.places(policy.index), run.x, run.qualities, run.weights, run.kinds, KINDS)
+    return len(run)
 
 
 class Sight(NamedTuple):

@@ -16,6 +16,7 @@ import msgspec
 from banditroute.bandit.evidence import Evidence
 from banditroute.errors import StateError
 from banditroute.events import Control, Decided, Edit, Expire, decode_decision_key, encode
+from banditroute.flow.chunk import Chunk
 from banditroute.flow.decider import OutputRecord
 from banditroute.flow.effects import Ready
 from banditroute.flow.fields import Fields, LearnerSettings
@@ -233,18 +234,51 @@ class Partition:
     def apply(self, offset: int, timestamp: int, value: bytes | None) -> Ready:
         """Apply one journal record, remembering positions on the way; see `Learner.apply`."""
         self._verify("journal", offset, value)
-        learner = self.learner
-        if offset < learner.j:
+        if offset < self.learner.j:
             return Ready()
+        self._before(offset)
+        ready = self.learner.apply(offset, timestamp, value)
+        self._journal_last = (offset, value)
+        return ready
+
+    def apply_many(self, chunk: Chunk) -> None:
+        """Apply the journal records of a chunk from `chunk.at` on, in order; see `Learner.apply_many`."""
+        learner = self.learner
+        if self._unverified["journal"] is not None:
+            for offset, value in zip(chunk.offsets, chunk.values, strict=True):
+                self._verify("journal", offset, value)
+        while chunk.at < len(chunk):
+            at = chunk.at
+            if chunk.offsets[at] < learner.j:
+                chunk.at += 1
+                chunk.outcomes.append(None)
+                continue
+            self._before(chunk.offsets[at])
+            try:
+                learner.apply_many(chunk, self._stop(chunk))
+            finally:
+                if chunk.at > at:
+                    self._journal_last = (chunk.offsets[chunk.at - 1], chunk.values[chunk.at - 1])
+
+    def _before(self, offset: int) -> None:
+        """Do what is due before the journal record at an offset is applied."""
+        learner = self.learner
         self._require_no_hole("journal", learner.j, offset)
         self._thaw_if_due(offset)
         if learner.j >= self._checkpoints[-1][0] + CHECKPOINT_EVERY:
             self._checkpoints.append((learner.j, learner.fields.copy()))
             if len(self._checkpoints) > MAX_CHECKPOINTS:
                 del self._checkpoints[1::2]
-        ready = learner.apply(offset, timestamp, value)
-        self._journal_last = (offset, value)
-        return ready
+
+    def _stop(self, chunk: Chunk) -> int:
+        """Return the place in a chunk before whose record something may be due again."""
+        at, first = chunk.at, chunk.offsets[chunk.at]
+        if chunk.offsets[-1] - first != len(chunk) - 1 - at:
+            return at + 1
+        due = self._checkpoints[-1][0] + CHECKPOINT_EVERY
+        if self.learner.frozen:
+            due = min(due, self._restored.j)
+        return min(len(chunk), max(at + 1, at + due - first))
 
     def learn_of_control(self, number: int, edit: Edit) -> None:
         """Take note of a control record; it acts once the journal holds its copy."""

@@ -8,24 +8,22 @@ decisions, with decisions of shadow mode, and otherwise in the log alone: `NeedP
 from __future__ import annotations
 
 from bisect import bisect_right
-from collections.abc import Iterator, Sequence
-from itertools import islice
-from typing import Final
+from collections.abc import Iterator, Mapping, Sequence
 
 import numpy as np
 from numpy.typing import NDArray
 
 from banditroute.bandit.evidence import ModelKey
-from banditroute.flow.blocks import BITS, BLOCK, FIRST, ID, ROW, Block
-from banditroute.flow.header import COLUMNS, Header, parse_header
-from banditroute.flow.identity import Identifier, Identity
-from banditroute.flow.index import RequestIndex
-from banditroute.flow.interning import Kinds, Segments
-from banditroute.flow.known import Closed, Kind, KnownBatch, KnownDecision, Open
-from banditroute.flow.slots import NONE, Predictions, Slot, SlotTable
+from banditroute.flow import _kernels_settle
+from banditroute.flow.blocks import BITS, BLOCK, ID, ROW
+from banditroute.flow.chunk import Chunk, Columns
+from banditroute.flow.header import parse_header
+from banditroute.flow.identity import Identity
+from banditroute.flow.known import Open
+from banditroute.flow.rows import KEPT_WHOLE, Rows
+from banditroute.flow.slots import NONE, Predictions, Slot
 
-KEPT_WHOLE: Final = 1024  # newest decisions whose header is kept
-NAN: Final = float("nan")
+__all__ = ["KEPT_WHOLE", "NeedPredictions", "Pending"]
 
 
 class NeedPredictions(Exception):
@@ -36,10 +34,8 @@ class NeedPredictions(Exception):
         self.offset = offset
 
 
-class Pending:
-    """The decisions of one partition that are known and not closed, in log order.
-
-    Those below `opened` are open to feedback, those behind it wait for the journal to say so.
+class Pending(Rows):
+    """The decisions of one partition that are known and not closed, in log order, and the votes on them.
 
     Parameters
     ----------
@@ -52,223 +48,6 @@ class Pending:
     keep : int or None
         Newest decisions of which the whole header is kept; None keeps all, for who has no log to read again.
     """
-
-    def __init__(self, d: int, spec_id: str, identifier: Identifier, keep: int | None = KEPT_WHOLE) -> None:
-        self._d, self._spec_id, self._keep = d, spec_id, keep
-        self.identifier = identifier
-        self.slots = SlotTable()
-        self._index = RequestIndex()
-        self._blocks: list[Block] = []
-        self._first_block = 0  # number of the first block
-        self._floor = 0  # sequence number of the oldest row
-        self._opened = 0  # sequence number of the first row that is not open
-        self._open = 0
-        self._kinds = Kinds()
-        self._segments = Segments(self._segments_in_use)
-        self._newest: dict[int, bytes] = {}  # headers by sequence number, oldest first
-        self._shadows: dict[int, bytes] = {}
-        self._supplied: dict[int, bytes] = {}  # by log offset
-
-    def __len__(self) -> int:
-        return self._open
-
-    @property
-    def nbytes(self) -> int:
-        """Bytes of blocks, index and slots."""
-        return sum(block.nbytes for block in self._blocks) + self._index.nbytes + self.slots.nbytes
-
-    # -- taking note -------------------------------------------------------------------------------
-
-    def add(self, known: KnownDecision, header: Header, r: int) -> None:
-        """Take note of a decision read from the log; `r` is 1 + the highest request offset before it."""
-        name = known.model
-        index = next((i for i, key in enumerate(header.keys) if key.name == name), -1)
-        ours = header.spec_id == self._spec_id
-        kind = self._kinds.number(Kind(name, index, header.keys, header.shadow, header.counted, ours))
-        first = header.request_offset >= r
-        place = max(header.request_offset, r - 1)
-        block, row = self._room(known.offset, place, known.timestamp)
-        predictions = header.predictions[index].tolist() if index >= 0 else [NAN] * COLUMNS
-        identity = self.identifier.of(known.request_id)
-        ROW.pack_into(
-            block.bytes, row * ROW.size, *identity, *predictions[:4], self.identifier.of_name(known.tenant),
-            header.input_tokens, known.timestamp - block.timestamp, kind, self._segments.number(known.segment),
-            FIRST if first else 0, 0, NONE,
-        )  # fmt: skip
-        block.offsets[row], block.places[row] = known.offset - block.offset, place - block.place
-        if ours:
-            block.x[row] = header.x
-        block.filled += 1
-        number = self._end - 1
-        if first:
-            self._index.insert(np.array([identity[1]], np.uint64), np.array([number]))
-        self._keep_whole([number], [known.header], header.shadow)
-
-    def add_batch(self, base: int, timestamp: int, batch: KnownBatch) -> None:
-        """Take note of decisions of our own that were appended at log offset `base`, request offsets ascending.
-
-        All of them are first: what has a decision already is not decided again.
-        """
-        ids, kinds = self.identifier.of_each(batch.ids), self._kinds.of_batch(batch)
-        done, n = 0, len(batch.ids)
-        while done < n:
-            block, row = self._room(base + done, int(batch.request_offsets[done]), timestamp)
-            count = min(n - done, BLOCK - row)
-            while not block.fits(
-                base + done + count, int(batch.request_offsets[done + count - 1]), timestamp
-            ):
-                count = 1  # a leap in the request offsets
-            self._fill(block, row, ids, kinds, base, timestamp, batch, slice(done, done + count))
-            first = self._end
-            block.filled += count
-            numbers = np.arange(first, first + count)
-            self._index.insert(ids[done : done + count, 1], numbers)
-            self._keep_whole(numbers.tolist(), batch.headers[done : done + count], batch.shadow)
-            done += count
-
-    def _fill(
-        self,
-        block: Block,
-        row: int,
-        ids: NDArray[np.uint64],
-        kinds: NDArray[np.uint32],
-        base: int,
-        timestamp: int,
-        batch: KnownBatch,
-        part: slice,
-    ) -> None:
-        rows = slice(row, row + part.stop - part.start)
-        into = block.columns[rows]
-        into["id"] = ids[part]
-        into["predictions"] = batch.predictions[part, :4]
-        into["tenant"] = [self.identifier.of_name(tenant) for tenant in batch.tenants[part]]
-        into["tokens"] = batch.tokens[part]
-        into["timestamp"] = timestamp - block.timestamp
-        into["kind"] = kinds[part]
-        into["segment"] = [self._segments.number(segment) for segment in batch.segments[part]]
-        into["flags"] = FIRST
-        into["on"] = 0
-        into["slot"] = NONE
-        block.offsets[rows] = np.arange(base + part.start - block.offset, base + part.stop - block.offset)
-        block.places[rows] = batch.request_offsets[part] - block.place
-        block.x[rows] = batch.x[part]
-
-    def _room(self, offset: int, place: int, timestamp: int) -> tuple[Block, int]:
-        """Return the block and row for the next decision."""
-        last = self._blocks[-1] if self._blocks else None
-        if last is None or last.filled == BLOCK or not last.fits(offset, place, timestamp):
-            if last is not None and last.filled < BLOCK and self._opened == self._end:
-                self._opened += BLOCK - last.filled  # what stays unused has no number to wait for
-            last = Block(self._d, offset, place, timestamp)
-            self._blocks.append(last)
-            if len(self._blocks) == 1:
-                self._floor = self._opened = self._first_block << BITS
-        return last, last.filled
-
-    @property
-    def _end(self) -> int:
-        """The sequence number behind the last row."""
-        if not self._blocks:
-            return self._first_block << BITS
-        return ((self._first_block + len(self._blocks) - 1) << BITS) + self._blocks[-1].filled
-
-    def _segments_in_use(self) -> set[int]:
-        used: set[int] = set()
-        for block in self._blocks:
-            used.update(np.unique(block.columns["segment"][: block.filled]).tolist())
-        return used
-
-    def _keep_whole(self, numbers: Sequence[int], headers: Sequence[bytes], shadow: bool) -> None:
-        kept = self._shadows if shadow else self._newest
-        kept.update(zip(numbers, headers, strict=True))
-        if not shadow and self._keep is not None and len(kept) > self._keep:
-            for number in list(islice(kept, len(kept) - self._keep)):
-                del kept[number]
-
-    # -- opening and closing -----------------------------------------------------------------------
-
-    def take_in(self, upto: int) -> tuple[int, int, int]:
-        """Open the decisions below a log offset to feedback.
-
-        Returns
-        -------
-        int, int, int
-            How many of them are first, how many are not, and 1 + the highest request offset among them (0 for none).
-        """
-        first = later = after = 0
-        while self._opened < self._end:
-            block = self._block(self._opened)
-            row = self._opened & (BLOCK - 1)
-            stop = block.rows_below(upto)
-            if stop > row:
-                firsts = int(np.count_nonzero(block.columns["flags"][row:stop]))
-                first, later = first + firsts, later + stop - row - firsts
-                after = block.place + int(block.places[stop - 1]) + 1
-            whole = stop == block.filled and block is not self._blocks[-1]
-            self._opened += max(stop - row, 0) if not whole else BLOCK - row
-            if not whole:
-                break
-        self._open += first
-        return first, later, after
-
-    def close_below(self, upto: int) -> Closed:
-        """Close the open decisions with a log offset below `upto`."""
-        answered = expired = after = 0
-        while self._floor < self._opened:
-            block = self._block(self._floor)
-            row = self._floor & (BLOCK - 1)
-            stop = min(block.rows_below(upto), self._opened - (self._floor - row))
-            if stop > row:
-                rows = block.columns[row:stop]
-                first = rows["flags"] != 0
-                numbers = np.arange(self._floor, self._floor + stop - row)
-                self._index.remove(np.ascontiguousarray(rows["id"][first, 1]), numbers[first])
-                voted = int(np.count_nonzero(rows["on"]))
-                answered, expired = answered + voted, expired + int(np.count_nonzero(first)) - voted
-                heads = rows["slot"]
-                self.slots.free(heads[heads != NONE])
-                after = block.place + int(block.places[stop - 1]) + 1
-            if stop == block.filled and (block.filled == BLOCK or block is not self._blocks[-1]):
-                self._drop_first()
-                continue
-            self._floor += max(stop - row, 0)
-            break
-        self._open -= answered + expired
-        for kept in (self._newest, self._shadows):
-            while kept and (oldest := next(iter(kept))) < self._floor:
-                del kept[oldest]
-        return Closed(answered, expired, after)
-
-    def _drop_first(self) -> None:
-        del self._blocks[0]
-        self._first_block += 1
-        self._floor = self._first_block << BITS
-        self._opened = max(self._opened, self._floor)
-
-    def due(self, before: int, surplus: int) -> int | None:
-        """Return the log offset behind the oldest decisions that are to be closed.
-
-        From the oldest on, these are older than `before` (milliseconds) or among the first `surplus`.
-        """
-        upto = None
-        at = self._floor
-        while at < self._opened:
-            block = self._block(at)
-            row = at & (BLOCK - 1)
-            stop = min(block.filled, row + self._opened - at)
-            rows = block.columns[row:stop]
-            first = rows["flags"] != 0
-            passes = ~first | (rows["timestamp"].astype(np.int64) + block.timestamp < before)
-            passes |= np.cumsum(first) <= surplus
-            end = stop - row if passes.all() else int(np.argmin(passes))
-            closing = np.flatnonzero(first[:end])
-            if len(closing):
-                upto = block.offset + int(block.offsets[row + closing[-1]]) + 1
-            if end < stop - row:
-                break
-            surplus -= int(np.count_nonzero(first))
-            at = (at >> BITS << BITS) + BLOCK
-        return upto
 
     # -- finding -----------------------------------------------------------------------------------
 
@@ -334,9 +113,6 @@ class Pending:
                 return number
             beyond = number - self._floor + 1
 
-    def _block(self, number: int) -> Block:
-        return self._blocks[(number >> BITS) - self._first_block]
-
     def _read_open(self, number: int, upto: int | None) -> Open | None:
         block, row = self._block(number), number & (BLOCK - 1)
         offset = block.offset + int(block.offsets[row])
@@ -349,6 +125,48 @@ class Pending:
             number, offset, (high, low), tenant, self._kinds[kind], self._segments[segment], block.x[row],
             (q, sd, tokens, cost), input_tokens, on, head,
         )  # fmt: skip
+
+    # -- many votes at once ------------------------------------------------------------------------
+
+    def columns(self, chunk: Chunk, partition: int, hi: Mapping[int, int]) -> Columns:
+        """Return the columns of the feedback of a chunk; see `Columns`."""
+        self._kind_table()  # which numbers the names of the models
+        return Columns(chunk, self._d, partition, self.identifier, self.names, hi)
+
+    def look_up(self, columns: Columns, start: int, stop: int) -> None:
+        """Find the open decisions of the usual votes from `start` to `stop`, and what was predicted for them."""
+        blocks = self._block_table()
+        _kernels_settle.look_up(
+            self._index.table, self._floor, self._opened, blocks.first, blocks.bits, blocks.addresses,
+            self._kind_table(), columns.ids, start, stop, columns.tenants, columns.claims, columns.usual,
+            columns.found, columns.votes, columns.x,
+        )  # fmt: skip
+        columns.looked = stop
+
+    def settle(self, columns: Columns, start: int, stop: int, g: NDArray[np.float64], g_shared: float) -> int:
+        """Make the rows of first votes on open decisions; see `SlotTable.settle`."""
+        return self.slots.settle(columns, start, stop, self._block_table(), g, g_shared)
+
+    def take_back(self, columns: Columns, start: int, stop: int) -> None:
+        """Undo `settle` of the last votes that it made rows for."""
+        self.slots.take_back(columns, start, stop, self._block_table())
+
+    def segments(self, numbers: NDArray[np.int64]) -> list[str | None]:
+        """Return the segments that some numbers stand for."""
+        return [self._segments[number] for number in numbers.tolist()]
+
+    def _kind_table(self) -> NDArray[np.int64]:
+        """Return key number (-1 where a vote needs more than its row), name and whether tokens were counted."""
+        known = len(self._kinds_table)
+        if known < len(self._kinds):
+            more = []
+            for number in range(known, len(self._kinds)):
+                kind = self._kinds[number]
+                usual = kind.place >= 0 and kind.ours and not kind.shadow
+                key = self.slots.key_number(kind.names[kind.place]) if usual else -1
+                more.append((key, self.names.setdefault(kind.model or "", len(self.names)), kind.counted))
+            self._kinds_table = np.concatenate((self._kinds_table, np.array(more, np.int64)))
+        return self._kinds_table
 
     # -- predictions and votes ---------------------------------------------------------------------
 

@@ -4,16 +4,20 @@ from __future__ import annotations
 
 import struct
 from collections.abc import Iterator
-from typing import Final
+from typing import TYPE_CHECKING, Final, NamedTuple
 
 import numpy as np
 from msgspec import Struct
 from numpy.typing import NDArray
 
 from banditroute.bandit.evidence import ModelKey
-from banditroute.flow import _kernels_index
+from banditroute.flow import _kernels_index, _kernels_settle
 from banditroute.flow.identity import NOBODY, Identity
 
+if TYPE_CHECKING:
+    from banditroute.flow.chunk import Columns
+
+Floats = NDArray[np.float64]
 MAX_SLOTS: Final = 16  # slots per decision, and feedback ids remembered per slot
 KINDS: Final = ("thumb", "score", "judge", "outcome", "usage")
 NONE: Final = -1
@@ -55,6 +59,17 @@ class Slot(Struct, gc=False):
     g_shared: float
 
 
+class BlockTable(NamedTuple):
+    """Where kernels find the rows of decisions: int64[blocks, 4] from block number ``first`` on; see `look_up`.
+
+    A block holds ``1 << bits`` rows.
+    """
+
+    first: int
+    bits: int
+    addresses: NDArray[np.int64]
+
+
 class SlotTable:
     """Rows of votes with a free list; a decision keeps the number of its first row, a row that of the next."""
 
@@ -63,7 +78,7 @@ class SlotTable:
         self._following: NDArray[np.int32] = np.empty(0, np.int32)
         self._touched: NDArray[np.int64] = np.empty(0, np.int64)
         self._free = NONE
-        self._keys: list[ModelKey] = []
+        self.keys: list[ModelKey] = []
         self._key_numbers: dict[ModelKey, int] = {}
         self._more_seen: dict[int, list[Identity]] = {}  # beyond the first id
         self._predictions: dict[int, Predictions] = {}  # of a model that was not the decided one
@@ -87,10 +102,7 @@ class SlotTable:
     def write(self, slot: Slot, journal_offset: int) -> None:
         """Write a slot into its row; the journal record at an offset acted on it."""
         row, seen = slot.row, slot.seen
-        key = self._key_numbers.get(slot.key)
-        if key is None:
-            key = self._key_numbers[slot.key] = len(self._keys)
-            self._keys.append(slot.key)
+        key = self.key_number(slot.key)
         first = seen[0] if seen else NOBODY
         _ROW.pack_into(
             self._rows, row * _ROW.size, _KIND[slot.kind], slot.on, len(seen), key,
@@ -104,6 +116,57 @@ class SlotTable:
             self._predictions.pop(row, None)
         self._touched[row] = min(self._touched[row], journal_offset)
 
+    def key_number(self, key: ModelKey) -> int:
+        """Return the number that stands for a model in rows: its place in `keys`."""
+        number = self._key_numbers.get(key)
+        if number is None:
+            number = self._key_numbers[key] = len(self.keys)
+            self.keys.append(key)
+        return number
+
+    def settle(
+        self, columns: Columns, start: int, stop: int, blocks: BlockTable, g: Floats, g_shared: float
+    ) -> int:
+        """Make the rows of first votes; return the place of the first vote that is left to `add` or `write`.
+
+        Parameters
+        ----------
+        columns : Columns
+            The votes, looked up from `start` to `stop`.
+        start, stop : int
+            Which.
+        blocks : BlockTable
+            Their decisions.
+        g : float64[keys]
+            Log factor at apply per model.
+        g_shared : float
+            That of all models together.
+        """
+        at = start
+        while True:
+            words = np.frombuffer(self._rows, np.uint64).reshape(-1, _kernels_settle.WORDS)
+            # fmt: off
+            at, free = _kernels_settle.settle(
+                at, stop, columns.usual, columns.found, columns.kinds, columns.who, columns.seen, columns.identities,
+                columns.votes, columns.offsets, g, g_shared, blocks.first, blocks.bits, blocks.addresses, words,
+                words.view(np.float64), self._following, self._touched, self._free, MAX_SLOTS, columns.made,
+            )
+            # fmt: on
+            self._free = int(free)
+            if at == stop or free != NONE or not columns.usual[at]:
+                return int(at)
+            del words  # a buffer that somebody looks at does not grow
+            self._grow()
+
+    def take_back(self, columns: Columns, start: int, stop: int, blocks: BlockTable) -> None:
+        """Undo `settle` of the last votes that it made rows for."""
+        # fmt: off
+        self._free = int(_kernels_settle.take_back(
+            start, stop, columns.found, columns.kinds, blocks.first, blocks.bits, blocks.addresses, self._following,
+            self._touched, self._free, columns.made, _NEVER,
+        ))
+        # fmt: on
+
     def chain(self, head: int) -> Iterator[Slot]:
         """Read the slots of a decision, the latest one first."""
         while head != NONE:
@@ -113,7 +176,7 @@ class SlotTable:
             numbers = (quality, output_tokens, cost, latency, input_tokens)
             who = (who0, who1)
             yield Slot(
-                head, KINDS[kind], bool(on), who, ids, self._keys[key], numbers,
+                head, KINDS[kind], bool(on), who, ids, self.keys[key], numbers,
                 self._predictions.get(head), g, g_shared,
             )  # fmt: skip
             head = int(self._following[head])

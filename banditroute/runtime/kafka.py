@@ -6,7 +6,7 @@ import asyncio
 import contextlib
 import logging
 import time
-from collections.abc import AsyncIterator, Collection, Iterable, Mapping, Sequence
+from collections.abc import AsyncIterator, Collection, Iterable, Iterator, Mapping, Sequence
 from typing import Any, Final
 
 from aiokafka import AIOKafkaConsumer, AIOKafkaProducer, ConsumerRebalanceListener
@@ -20,21 +20,21 @@ from aiokafka.errors import (
     MessageSizeTooLargeError,
     TopicAlreadyExistsError,
 )
+from aiokafka.producer.message_accumulator import BatchBuilder
 
 from banditroute.config import Config
 from banditroute.errors import BrokerError, BrokerUnavailable
 from banditroute.flow.decider import InputRecord, OutputRecord
+from banditroute.flow.encoded import BATCH_BYTES, EncodedRecords
 from banditroute.runtime import closed_transport
 from banditroute.runtime.options import client_options
 from banditroute.runtime.ports import Ack, AppendFailed, Assignment, RecordTooLarge, TopicPartition, TopicSpec
+from banditroute.runtime.record_batch import EncodedBatch
 
 __all__ = ["KafkaClient", "client_options"]
 
 log = logging.getLogger("banditroute.kafka")
 
-BATCH_BYTES: Final = (
-    900_000  # under Kafka's default message.max.bytes of 1,048,588, which bounds a whole batch
-)
 RETRY_SECONDS: Final = 0.5
 MAX_RETRY_SECONDS: Final = 5.0
 closed_transport.install()
@@ -57,6 +57,8 @@ class KafkaClient:
         self._config = config.kafka
         self._options = client_options(config)
         self._producer: AIOKafkaProducer | None = None
+        # aiokafka has one request under way per broker: decisions do not wait for the journal's acknowledgement
+        self._decision_producer: AIOKafkaProducer | None = None
         self._group: AIOKafkaConsumer | None = None
         self._follower: AIOKafkaConsumer | None = None
         # never fetches: on a connection with a fetch under way the broker answers nothing else before it
@@ -78,6 +80,7 @@ class KafkaClient:
                 # something that takes connections and never answers must not outlast the bound
                 async with asyncio.timeout(deadline - time.monotonic()):
                     self._producer = await self._started(self._make_producer())
+                    self._decision_producer = await self._started(self._make_producer())
                     self._follower = await self._started(self._make_consumer())
                     self._asker = await self._started(self._make_consumer())
             except (KafkaError, OSError) as error:
@@ -123,8 +126,9 @@ class KafkaClient:
 
     async def stop(self) -> None:
         """Leave the group and close."""
-        clients = [self._group, self._follower, self._asker, *self._readers, self._producer]
-        self._group = self._follower = self._asker = self._producer = None
+        producers = [self._producer, self._decision_producer]
+        clients = [self._group, self._follower, self._asker, *self._readers, *producers]
+        self._group = self._follower = self._asker = self._producer = self._decision_producer = None
         self._readers.clear()
         # At once, so that one that waits for a broker in vain leaves the others closed; without a broker aiokafka also
         # lets the CancelledError of a task of its own escape, which is nobody's wish to stop here.
@@ -191,30 +195,37 @@ class KafkaClient:
 
     async def append(self, topic: str, partition: int, records: Sequence[OutputRecord]) -> list[Ack]:
         """Append records in order, one acknowledged batch after the other; raises AppendFailed otherwise."""
-        producer = self._require(self._producer)
+        ahead = topic in (self._config.topics.decisions, self._config.topics.reply)
+        producer = self._require(self._decision_producer if ahead else self._producer)
         acks: list[Ack] = []
-        at, now = 0, int(time.time() * 1000.0)
         try:
-            while at < len(records):
-                batch = producer.create_batch()
-                first = at
-                while at < len(records):
-                    record = records[at]
-                    headers = record.headers if type(record.headers) is list else list(record.headers)
-                    if (
-                        batch.append(key=record.key, value=record.value, timestamp=now, headers=headers)
-                        is None
-                    ):
-                        break
-                    at += 1
-                batch.close()
+            for batch in self._batches(producer, records):
                 meta = await (await producer.send_batch(batch, topic, partition=partition))
-                acks.append(Ack(meta.offset, at - first))
+                acks.append(Ack(meta.offset, batch.record_count()))
         except MessageSizeTooLargeError as error:
             raise RecordTooLarge(f"{topic}-{partition}: {error!r}") from error
         except (KafkaError, OSError) as error:
             raise AppendFailed(f"{topic}-{partition}: {error!r}") from error
         return acks
+
+    def _batches(self, producer: AIOKafkaProducer, records: Sequence[OutputRecord]) -> Iterator[BatchBuilder]:
+        """Yield batches of all the records, each made when the one before it was acknowledged."""
+        now = int(time.time() * 1000.0)
+        if isinstance(records, EncodedRecords):
+            for start, stop, body in records.parts:
+                yield EncodedBatch(body, stop - start, now, self._config.compression)
+            return
+        at = 0
+        while at < len(records):
+            batch = producer.create_batch()
+            while at < len(records):
+                record = records[at]
+                headers = record.headers if type(record.headers) is list else list(record.headers)
+                if batch.append(key=record.key, value=record.value, timestamp=now, headers=headers) is None:
+                    break
+                at += 1
+            batch.close()
+            yield batch
 
     # -- reading -----------------------------------------------------------------------------------
 
@@ -233,7 +244,7 @@ class KafkaClient:
                 await consumer.position(where) < stop
             ):  # not "last record + 1": the last may be a control record
                 fetched = await consumer.getmany(where, timeout_ms=1000)
-                records = [record for record in _records(fetched.get(where, ())) if record.offset < stop]
+                records = [record for record in fetched.get(where, ()) if record.offset < stop]
                 if records:
                     yield records
         finally:
@@ -357,7 +368,7 @@ class KafkaClient:
             await asyncio.sleep(RETRY_SECONDS)
             return {}
         return {
-            TopicPartition(where.topic, where.partition): list(_records(records))
+            TopicPartition(where.topic, where.partition): records
             for where, records in fetched.items()
             if records
         }
@@ -381,7 +392,3 @@ class _Listener(ConsumerRebalanceListener):  # type: ignore[misc]  # aiokafka is
     async def on_partitions_assigned(self, assigned: Iterable[KafkaPartition]) -> None:
         """Take note."""
         self._client.record_assignment(assigned)
-
-
-def _records(fetched: Iterable[Any]) -> Iterable[InputRecord]:
-    return [InputRecord(r.offset, r.timestamp, r.key, r.value, r.headers) for r in fetched]

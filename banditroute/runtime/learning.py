@@ -12,8 +12,8 @@ from banditroute.config import Config
 from banditroute.events import Changed
 from banditroute.flow.board import Board
 from banditroute.flow.decider import DecidedBatch, Decider, InputRecord
-from banditroute.flow.effects import Learned
-from banditroute.flow.judge import Judge
+from banditroute.flow.effects import Learned, LearnedRun
+from banditroute.flow.judge import Judge, observe_run
 from banditroute.flow.learner import Learner
 from banditroute.flow.partition import Partition
 from banditroute.flow.snapshot import State
@@ -108,7 +108,9 @@ class Learning:
             partition.number, records, learner, learner.fields, version, now_ms
         )
 
-    def observe(self, learned: Sequence[Learned], timestamp: int, *, control: bool = False) -> list[Shift]:
+    def observe(
+        self, learned: Sequence[Learned | LearnedRun], timestamp: int, *, control: bool = False
+    ) -> list[Shift]:
         """Let the working posterior follow what was learned; a control record asks for a derive at once.
 
         Returns
@@ -119,21 +121,24 @@ class Learning:
         shifts = self._shifts(learned, timestamp) if self.drift is not None else []
         if self._frozen:  # evidence is kept, decisions do not follow it
             return shifts
-        observe = self.policy.observe
-        for key, x, vote, weight, kind, _ in learned:
-            observe(key, x, vote.quality, weight, kind)
+        for some in learned:
+            if isinstance(some, LearnedRun):
+                self._updates += observe_run(self.policy, some)
+                continue
+            self.policy.observe(some.key, some.x, some.vote.quality, some.weight, some.kind)
+            self._updates += 1
         self._pacer.paid(*settled_costs(learned))
-        self._updates += len(learned)
         self._changed = True
         self._at_once = self._at_once or control
         return shifts
 
-    def _shifts(self, learned: Sequence[Learned], timestamp: int) -> list[Shift]:
+    def _shifts(self, learned: Sequence[Learned | LearnedRun], timestamp: int) -> list[Shift]:
         assert self.drift is not None
         shifts = []
         posterior = self.policy.posterior
         biases = {kind.name: kind.bias for kind in posterior.kinds}
-        for key, _, vote, weight, kind, segment in learned:
+        votes = (vote for some in learned for vote in (some if isinstance(some, LearnedRun) else (some,)))
+        for key, _, vote, weight, kind, segment in votes:
             if weight > 0.0 and vote.quality == vote.quality:  # not NaN
                 bias = biases.get(kind)
                 if bias is None:

@@ -15,8 +15,9 @@ from collections.abc import Coroutine, Iterable, Sequence
 from enum import Enum
 from typing import TYPE_CHECKING, Any, Final
 
+from banditroute.flow.chunk import Chunk
 from banditroute.flow.decider import DecidedBatch, InputRecord, OutputRecord
-from banditroute.flow.effects import Learned, Refused
+from banditroute.flow.effects import Refused
 from banditroute.flow.partition import Partition
 from banditroute.flow.snapshot import State, encode_state
 from banditroute.runtime import letters
@@ -279,18 +280,12 @@ class PartitionTask:
     async def _apply(self) -> None:
         engine, partition = self._engine, self._running()
         while self._records:
-            learned: list[Learned] = []
-            control, timestamp = False, 0
-            for _ in range(min(len(self._records), JOURNAL_CHUNK)):
-                record = self._records.popleft()
-                ready = await apply(engine.client, engine.config, partition, record)
-                learned += ready.learned
-                control = control or ready.control
-                timestamp = record.timestamp
-                if ready.refused:
-                    await self._bury_feedback(ready.refused)
-            if learned or control:
-                for shift in engine.learning.observe(learned, timestamp, control=control):
+            count = min(len(self._records), JOURNAL_CHUNK)
+            chunk = Chunk.of([self._records.popleft() for _ in range(count)])
+            await apply(engine.client, engine.config, partition, chunk, self._bury_feedback)
+            if chunk.learned or chunk.control:
+                shifts = engine.learning.observe(chunk.learned, chunk.timestamps[-1], control=chunk.control)
+                for shift in shifts:
                     engine.spawn(engine.alert("drift", str(shift), self.number))
             engine.learning.derive_if_due()
             if self._records:

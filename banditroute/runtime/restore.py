@@ -2,18 +2,21 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Awaitable, Callable, Iterable, Sequence
 
 from banditroute.config import Config
 from banditroute.errors import StateError
+from banditroute.flow.chunk import Chunk
 from banditroute.flow.decider import InputRecord, OutputRecord
-from banditroute.flow.effects import NeedDecisions, Ready, Refused
+from banditroute.flow.effects import NeedDecisions, Refused
 from banditroute.flow.header import HEADER_NAME, request_offset_of
 from banditroute.flow.partition import Partition
 from banditroute.flow.pending import NeedPredictions
 from banditroute.flow.snapshot import State
 from banditroute.runtime.ports import Client
 from banditroute.runtime.topics import Spec
+
+Tell = Callable[[Sequence[Refused]], Awaitable[None]]
 
 
 async def restore(
@@ -55,35 +58,47 @@ async def restore(
         for record in records:
             partition.read_decision(record.offset, record.timestamp, record.value, record.headers)
     partition.begin()
+
+    async def take(more: Sequence[Refused]) -> None:
+        if refused is not None:
+            refused.extend(more)
+
     begin, end = await client.bounds(names.journal, number)
     start = _first(names.journal, number, partition.journal_from, state.replay_from, begin, end)
     if start > partition.journal_from:
         partition.skip_mark("journal")
     async for records in client.read(names.journal, number, start, end):
-        for record in records:
-            ready = await apply(client, config, partition, record)
-            if refused is not None:
-                refused += ready.refused
+        await apply(client, config, partition, Chunk.of(records), take)
     partition.finish()
     return partition
 
 
-async def apply(client: Client, config: Config, partition: Partition, record: InputRecord) -> Ready:
-    """Apply one journal record, reading first what it speaks of and memory does not hold."""
-    gap_read = False
+async def apply(client: Client, config: Config, partition: Partition, chunk: Chunk, tell: Tell) -> None:
+    """Apply a chunk of journal records, reading what they speak of and memory does not hold.
+
+    `tell` takes the feedback that they refuse, before anything is awaited that lets others see what was applied.
+    """
+    gap_read = -1
     while True:
         try:
-            return partition.apply(record.offset, record.timestamp, record.value)
+            try:
+                partition.apply_many(chunk)
+            finally:
+                if chunk.refused:
+                    refused, chunk.refused = chunk.refused, []
+                    await tell(refused)
         except NeedPredictions as need:
             await _read_again(client, config, partition, need.offset)
         except NeedDecisions as need:
-            if gap_read:
+            if gap_read == chunk.at:
                 raise StateError(
                     f"the journal of partition {partition.number} speaks of decisions up to {need.upto}, but they "
                     f"end at {partition.learner.end}: the decisions topic was truncated or replaced"
                 ) from None
-            gap_read = True
+            gap_read = chunk.at
             await read_gap(client, config, partition)
+        else:
+            return
 
 
 async def _read_again(client: Client, config: Config, partition: Partition, offset: int) -> None:

@@ -1,4 +1,4 @@
-"""Independent cases on several processes: results in the order of the cases, progress, and an end by Ctrl-C.
+"""Independent cases on several processes: results in the order of the cases, and an end by Ctrl-C.
 
 A case is a pure function of its arguments, so results do not depend on the number of workers. joblib runs them; its
 Dask and Ray back ends (`joblib.parallel_config`) run the same cases on a cluster.
@@ -11,11 +11,7 @@ import os
 import signal
 import threading
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
 from typing import Any, TypeVar
-
-from rich.console import Console
-from rich.progress import MofNCompleteColumn, Progress
 
 from banditroute.errors import MissingExtraError
 
@@ -98,15 +94,3 @@ def _away(function: Callable[[Case], Result], case: Case, parent: int) -> Result
     if os.getpid() != parent and threading.current_thread() is threading.main_thread():
         signal.signal(signal.SIGINT, signal.SIG_IGN)
     return function(case)
-
-
-@contextmanager
-def bar(title: str, total: int) -> Iterator[Callable[[int], None] | None]:
-    """Yield what moves a progress bar with the time left on standard error, or None where that is no terminal."""
-    console = Console(stderr=True)
-    if not console.is_terminal or total <= 0:
-        yield None
-        return
-    with Progress(*Progress.get_default_columns(), MofNCompleteColumn(), console=console) as progress:
-        task = progress.add_task(title, total=total)
-        yield lambda done: progress.update(task, completed=done)

@@ -10,7 +10,7 @@ import pytest
 from scipy import special, stats
 
 from banditroute.bandit import _kernels_chance
-from banditroute.bandit.chance import model_key, normal, request_key
+from banditroute.bandit.chance import model_key, normal, request_key, request_keys
 from tests import naive_bandit as naive
 
 N = 20_000
@@ -25,6 +25,14 @@ def test_keys_are_stable_and_tell_generations_apart():
     assert request_key("r-1") == 0xEADBB760EA8997D
     assert request_key("") == int.from_bytes(bytes.fromhex("e4a6a0577479b2b4"), "little")
     assert len({model_key("a", 0), model_key("a", 1), model_key("b", 0)}) == 3
+
+
+def test_keys_of_a_batch_are_those_of_each_request():
+    rng = np.random.default_rng(5)
+    sizes = [0, 1, 127, 128, 129, 255, 256, 257, *rng.integers(0, 600, 200)]
+    ids = ["".join(map(chr, rng.integers(32, 0x250, size))) for size in sizes]
+    assert request_keys([one.encode() for one in ids]).tolist() == [request_key(one) for one in ids]
+    assert request_keys([]).tolist() == []
 
 
 @pytest.mark.parametrize("keys", [(0, 0, 0), (1, 2, 3), (2**64 - 1,) * 3, (7, 0xEADBB760EA8997D, 2**63)])

@@ -9,13 +9,13 @@ from banditroute.bandit.evidence import Evidence, ModelKey, RowKey, Vote
 from banditroute.errors import MissingExtraError
 from banditroute.flow.fields import Fields
 from banditroute.flow.snapshot import Genesis, State, decode_state, encode_state
-from banditroute_sim.contract import RULES, ContractError, check_policy
 from banditroute_sim.policies import POLICIES
 from banditroute_sim.policies.base import GENERATOR, only
 from banditroute_sim.policies.baselines import BetaThompson, EpsilonGreedy, Ucb1, Uniform
+from banditroute_sim.policies.contract import RULES, ContractError, check_policy
 from banditroute_sim.policies.ours import Banditroute
+from banditroute_sim.policies.probe import chances, choose, everyone, live, small_world
 from banditroute_sim.policies.regressions import LinTs, LinUcb
-from banditroute_sim.probe import chances, choose, everyone, live, small_world
 
 SILENT = ("frequencies", "pure", "order", "bytes", "hostile", "permutation", "available")
 OPAQUE = [name for name in POLICIES if name.startswith("river")] + ["router", "mabwiser"]

@@ -22,8 +22,9 @@ HOUR = 3_600_000
 class History:
     """A random but lawful pair of logs of partition 0, with everything that users and brokers may do to them."""
 
-    def __init__(self, seed: int, half_life: bool) -> None:
+    def __init__(self, seed: int, half_life: bool, *, plain: bool = False) -> None:
         rng = self.rng = random.Random(seed)
+        self.plain = plain  # most of it is first votes on open decisions
         self.settings = LearnerSettings(
             half_life_ms=6.0 * HOUR if half_life else None,
             thumb_weight=1.0,
@@ -43,6 +44,10 @@ class History:
         self.source = {0: 0, 1: 0}
         for _ in range(rng.randrange(60, 240)):
             self.step()
+            if plain:
+                self.journal.decided(len(self.decisions.records))
+                for _ in range(rng.randrange(6)):
+                    self.plain_vote()
 
     def step(self) -> None:
         rng, journal = self.rng, self.journal
@@ -130,6 +135,35 @@ class History:
         self.journal.feedback(
             f"r{target}", kind, src=(source, self.source[source]), everywhere=rng.random() < 0.2, **fields
         )
+
+    def plain_vote(self) -> None:
+        """A vote that nobody else may have given: its voter is new, or its kind."""
+        rng = self.rng
+        self.source[0] += 1
+        target = rng.randrange(max(0, self.requests - 12), self.requests + 1)
+        kind = rng.choice(["thumb", "score", "judge", "outcome", "usage"])
+        fields: dict[str, object] = {"value": float(rng.random() < 0.5)}
+        numbers = {
+            "output_tokens": rng.randrange(900),
+            "latency_ms": rng.choice([0.0, rng.uniform(0, 3000)]),
+            "cost_usd": rng.random(),
+            "input_tokens": rng.randrange(3),
+        }
+        if kind == "usage" or rng.random() < 0.3:
+            fields |= {
+                name: number for name, number in numbers.items() if rng.random() < 0.5 or kind == "usage"
+            }
+        if rng.random() < 0.8:
+            fields["voter"] = f"v{self.source[0]}" if rng.random() < 0.9 else "ü"
+        if rng.random() < 0.3:
+            fields["feedback_id"] = f"g{rng.randrange(1000)}"
+        if rng.random() < 0.2:
+            fields["model"] = rng.choice("abc")
+        if rng.random() < 0.2:
+            fields["decision_id"] = f"0-{target}"
+        if rng.random() < 0.2:
+            fields["source"] = "app"
+        self.journal.feedback(f"r{target}", kind, src=(0, self.source[0]), **fields)
 
     def withdraw_voter(self, source: int) -> None:
         """Everything that a voter has said, perhaps of one source or tenant only."""

@@ -200,8 +200,9 @@ def test_the_store_behaves_as_dictionaries_do(
     block: int, keep: int | None, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr("banditroute.flow.blocks.BLOCK", 8)
-    monkeypatch.setattr("banditroute.flow.pending.BLOCK", 8)
-    monkeypatch.setattr("banditroute.flow.pending.BITS", 3)
+    for module in ("pending", "rows"):
+        monkeypatch.setattr(f"banditroute.flow.{module}.BLOCK", 8)
+        monkeypatch.setattr(f"banditroute.flow.{module}.BITS", 3)
     for seed in range(10 * block, 10 * block + 10):
         both = Both(seed, keep)
         for step in range(250):

@@ -4,6 +4,7 @@ import shutil
 import subprocess
 from html.parser import HTMLParser
 
+import numpy as np
 import pytest
 
 BROWSERS = ("chromium", "chromium-browser", "google-chrome", "chrome")
@@ -40,6 +41,20 @@ def parse(html):
     parser.close()
     assert parser.open == []
     return parser
+
+
+def check_rendering(page, picture, width, dark=False, height=1600):
+    """Check that a browser of this width shows a page in its theme, with nothing in the margin; return the pixels."""
+    pixels = screenshot(page, picture, width, dark, height)
+    assert pixels.shape[1] == width
+    edge = pixels[:, -8:, :3].reshape(-1, 3)
+    assert (edge == edge[0]).all()  # nothing sticks out into the margin
+    assert (edge[0].mean() < 0.3) == dark
+    drawn = (np.abs(pixels[..., :3] - edge[0]).max(axis=2) > 0.3).mean()
+    assert 0.01 < drawn < 0.5
+    colours = {tuple(row) for row in (pixels[..., :3].reshape(-1, 3) * 255).astype(int)[::7].tolist()}
+    assert any(b > r + 60 for r, _, b in colours)  # our own line is blue in both themes
+    return pixels
 
 
 def screenshot(page, picture, width, dark=False, height=1600):

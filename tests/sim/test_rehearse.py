@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import math
 from dataclasses import replace
@@ -18,15 +19,15 @@ from banditroute.cli import app
 from banditroute.config import Objective, from_dict, load
 from banditroute.errors import BanditrouteError
 from banditroute.router import make_encoder
-from banditroute_sim.outcomes import load_outcomes
-from banditroute_sim.rehearsal.forecast import Forecast, confident_after, forecast
-from banditroute_sim.rehearsal.logged import LoggedWorld
-from banditroute_sim.rehearsal.reading import read_log
-from banditroute_sim.rehearsal.rehearse import RehearsalOptions, rehearse
-from banditroute_sim.rehearsal.rules import Limits
-from banditroute_sim.rehearsal.stress import NEWCOMER, STRESSES, stage
-from banditroute_sim.rehearsal.world import RecordedWorld
-from banditroute_sim.replaying.passes import NEVER
+from banditroute_sim.data.outcomes import load_outcomes
+from banditroute_sim.rehearse.forecast import Forecast, confident_after, forecast
+from banditroute_sim.rehearse.logged import LoggedWorld
+from banditroute_sim.rehearse.rules import Limits
+from banditroute_sim.rehearse.run import RehearsalOptions, rehearse
+from banditroute_sim.rehearse.sample import read_log
+from banditroute_sim.rehearse.stress import NEWCOMER, STRESSES, stage
+from banditroute_sim.rehearse.world import RecordedWorld
+from banditroute_sim.replay.passes import NEVER
 from tests.sim import exported
 from tests.sim.sets import configuration, data_set, tables, write
 
@@ -321,6 +322,63 @@ def test_exit_status_is_0_for_go_and_1_for_no_go_and_the_page_says_why(recorded,
     status, out, _ = run(*given, *lenient, "--json")
     assert status == 0
     assert json.loads(out)["go"]
+
+
+def after(count):
+    """Return what stops a rehearsal once so many runs are done."""
+
+    def stop(done):
+        if done == count:
+            raise KeyboardInterrupt
+
+    return stop
+
+
+def test_ctrl_c_leaves_the_steady_runs_that_are_done(recorded):
+    _, _, config, _, world = recorded
+    options = RehearsalOptions(requests=200, runs=6)
+    found = rehearse(world, config, options, note=after(7))
+    result = found.result
+    assert result["interrupted"]
+    assert not result["go"]
+    assert result["notes"] == ["stopped after 7 of 10 steady runs, and before the scenarios"]
+    assert result["scenarios"] == []
+    assert len(found.steady) == 3
+    whole = rehearse(world, config, options)
+    assert not whole.result["interrupted"]
+    for one, same in zip(found.steady, whole.steady, strict=False):
+        np.testing.assert_array_equal(one.all, same.all)
+    with pytest.raises(KeyboardInterrupt):  # too few for an interval
+        rehearse(world, config, options, note=after(2))
+
+
+def test_ctrl_c_leaves_the_scenarios_that_are_done(recorded):
+    _, _, config, _, world = recorded
+    options = RehearsalOptions(requests=200, runs=4)
+    whole = rehearse(world, config, options).result
+    result = rehearse(world, config, options, note=after(8 + 3 + 3 + 1)).result
+    assert result["interrupted"]
+    assert result["notes"] == [f"stopped after 7 of {3 * len(STRESSES)} runs of scenarios"]
+    assert result["scenarios"] == whole["scenarios"][:2]
+    assert result["expected"] == whole["expected"]
+
+
+def test_an_interrupted_rehearsal_is_shown_and_exits_with_130(recorded, tmp_path, monkeypatch):
+    folder, path, _, _, _ = recorded
+    page, rows = tmp_path / "r.html", tmp_path / "r.csv"
+    flags = ("-c", path, "--log", folder, *QUICK, "--report", page, "--csv", rows)
+    monkeypatch.setattr("banditroute_sim.progress.bar", lambda *_: contextlib.nullcontext(after(12)))
+    status, out, _ = run(*flags)
+    assert status == 130
+    assert out.startswith("No verdict: it was stopped")
+    assert "note: stopped after 4 of 15 runs of scenarios" in out
+    assert "No verdict" in page.read_text(encoding="utf-8")
+    assert len(rows.read_text().splitlines()) == 1 + 4 + 3
+    status, out, _ = run(*flags, "--json")
+    assert status == 130
+    assert json.loads(out)["interrupted"]
+    monkeypatch.setattr("banditroute_sim.progress.bar", lambda *_: contextlib.nullcontext(after(1)))
+    assert run(*flags)[0] == 130  # nothing to report
 
 
 def test_a_log_is_rehearsed_against_what_served_in_it(logged, tmp_path):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 from pathlib import Path
 
@@ -17,13 +18,13 @@ from banditroute.config import from_dict, load
 from banditroute.errors import BanditrouteError, DataSetError
 from banditroute.router import make_encoder
 from banditroute_sim import DataSet
-from banditroute_sim.listing import load_prices
-from banditroute_sim.outcomes import load_outcomes
-from banditroute_sim.replay import encode
-from banditroute_sim.replaying import hindsight
-from banditroute_sim.replaying.curve import cost_curve
-from banditroute_sim.replaying.passes import NEVER, Course, answers, make_session, play
-from banditroute_sim.replaying.run import ReplayOptions, replay_outcomes
+from banditroute_sim.data.encoding import encode
+from banditroute_sim.data.listing import load_prices
+from banditroute_sim.data.outcomes import load_outcomes
+from banditroute_sim.replay import hindsight
+from banditroute_sim.replay.curve import cost_curve
+from banditroute_sim.replay.passes import NEVER, Course, answers, make_session, play
+from banditroute_sim.replay.run import ReplayOptions, replay_outcomes
 from tests.sim.sets import PRICES, configuration, data_set, tables, write
 
 KEYS = {"mean_quality", "mean_cost_usd", "mean_utility"}
@@ -48,7 +49,7 @@ def refused(*flags):
 
 
 def test_a_data_set_read_in_pieces_is_the_one_read_whole(tmp_path, monkeypatch):
-    monkeypatch.setattr("banditroute_sim.pieces._ROWS", 7)
+    monkeypatch.setattr("banditroute_sim.data.pieces._ROWS", 7)
     prompts, outcomes = tables(60)
     outcomes["quality"][11] = None
     outcomes["input_tokens"][4:6] = [None, None]
@@ -74,7 +75,7 @@ def test_large_arrays_live_on_disk_and_say_the_same(tmp_path, monkeypatch):
     folder = data_set(tmp_path)
     encoder = make_encoder(load(configuration(tmp_path / "c.toml")))
     held = load_outcomes(folder, encoder)
-    monkeypatch.setattr("banditroute_sim.outcomes.IN_MEMORY", 100)
+    monkeypatch.setattr("banditroute_sim.data.outcomes.IN_MEMORY", 100)
     mapped = load_outcomes(folder, encoder)
     assert isinstance(mapped.x.base, np.memmap)
     for name in ("x", "quality", "cost", "output_tokens"):
@@ -299,6 +300,11 @@ def test_ctrl_c_leaves_the_passes_that_are_done(tmp_path, monkeypatch):
     result = replay_outcomes(outcomes, config, ReplayOptions(shuffles=5), note=stop).result
     assert result["shuffles"] == 2
     assert result["notes"] == ["stopped after 2 of 5 passes"]
+    assert result["interrupted"]
+    monkeypatch.setattr("banditroute_sim.progress.bar", lambda *_: contextlib.nullcontext(stop))
+    status, out, _ = run("replay", "--dataset", folder, "--shuffles", 5, "--json")
+    assert status == 130
+    assert json.loads(out)["shuffles"] == 2
 
 
 def test_a_missing_column_an_unknown_model_and_no_quality_are_one_sentence(tmp_path):
@@ -396,7 +402,7 @@ def test_memory_does_not_grow_with_the_texts(tmp_path):
     code = (
         "import resource, sys; from pathlib import Path\n"
         "from banditroute.config import load; from banditroute.router import make_encoder\n"
-        "from banditroute_sim.outcomes import load_outcomes\n"
+        "from banditroute_sim.data.outcomes import load_outcomes\n"
         "folder = Path(sys.argv[1]); config = load(folder / 'c.toml'); encoder = make_encoder(config)\n"
         "import pyarrow.parquet\n"
         "before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss\n"

@@ -23,7 +23,7 @@ from banditroute_sim.report import (
     write_csv,
 )
 from banditroute_sim.report.figures import mix_frontier
-from tests.sim.pages import parse, screenshot
+from tests.sim.pages import check_rendering, parse
 
 EVIL = '</svg><script src="https://example.org/x.js">alert(1)</script>$\\frac{\x00"\'&--> 日本'
 
@@ -162,12 +162,4 @@ def test_a_file_that_cannot_be_written_is_one_sentence(tmp_path):
 def test_a_page_fits_a_phone_and_a_desk_and_follows_the_theme(tmp_path, width, dark):
     page = tmp_path / "page.html"
     full_page(EVIL).write(page)
-    pixels = screenshot(page, tmp_path / "page.png", width, dark)
-    assert pixels.shape[1] == width
-    edge = pixels[:, -8:, :3].reshape(-1, 3)
-    assert (edge == edge[0]).all()  # nothing sticks out into the margin
-    assert (edge[0].mean() < 0.3) == dark
-    drawn = (np.abs(pixels[..., :3] - edge[0]).max(axis=2) > 0.3).mean()
-    assert 0.01 < drawn < 0.5
-    colours = {tuple(row) for row in (pixels[..., :3].reshape(-1, 3) * 255).astype(int)[::7].tolist()}
-    assert any(b > r + 60 for r, _, b in colours)  # our own line is blue in both themes
+    check_rendering(page, tmp_path / "page.png", width, dark)

@@ -11,7 +11,7 @@ from banditroute_sim.policies import POLICIES
 from banditroute_sim.policies.base import Opaque
 from banditroute_sim.scenarios import NEVER, SCENARIOS, draw
 from banditroute_sim.scenarios.feedback import answered, late, opposed
-from banditroute_sim.simulation import recovery, run
+from banditroute_sim.simulate.single import recovery, run
 
 ROUNDS = 2000
 

@@ -9,7 +9,7 @@ from rich.console import Console
 
 from banditroute.errors import ConfigError
 from banditroute_sim import DemoOptions, DemoWorld, Tally, TrafficOptions, print_summary
-from banditroute_sim.view import render, sparkline
+from banditroute_sim.demo.view import render, sparkline
 
 WORLD = DemoWorld(seed=0)
 DATA = WORLD.draw(10)

@@ -6,8 +6,8 @@ import pytest
 from banditroute.catalog import Catalog
 from banditroute.events import decode_request
 from banditroute_sim import DemoWorld
-from banditroute_sim.wire import Wire
-from banditroute_sim.world import TASKS
+from banditroute_sim.demo.world import TASKS
+from banditroute_sim.traffic.wire import Wire
 from tests.sim.decider import config_for
 
 WORLD = DemoWorld(seed=3)

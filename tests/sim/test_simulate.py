@@ -20,10 +20,10 @@ from banditroute import cli
 from banditroute.errors import ConfigError, MissingExtraError
 from banditroute_sim.policies import POLICIES
 from banditroute_sim.scenarios import SCENARIOS
-from banditroute_sim.simulate import running
+from banditroute_sim.simulate import run as running
 from banditroute_sim.simulate.options import SimulateOptions
 from banditroute_sim.simulate.page import report
-from banditroute_sim.simulate.running import simulate
+from banditroute_sim.simulate.run import simulate
 from banditroute_sim.simulate.summary import document, interval, text
 from tests.sim.pages import parse
 

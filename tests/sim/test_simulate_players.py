@@ -14,8 +14,8 @@ from banditroute_sim.simulate._kernels_ours import _watch
 from banditroute_sim.simulate.compiled import BASELINES, CompiledBaseline, CompiledOurs
 from banditroute_sim.simulate.measures import Measure, Recovery, Truth, stretches
 from banditroute_sim.simulate.players import PLACES, Played, Stepped
-from banditroute_sim.simulate.running import Job, _contiguous, play_seed
-from banditroute_sim.simulation import recovery, run
+from banditroute_sim.simulate.run import Job, _contiguous, play_seed
+from banditroute_sim.simulate.single import recovery, run
 
 ROUNDS, SIZE, SEED = 1500, 400, 9
 FIELDS = ("x", "mean", "quality", "cost", "available", "delay")

@@ -20,7 +20,7 @@ _WORD = 2**64
 
 
 class Chooser(Protocol):
-    """A policy in one episode; `banditroute_sim.contract` checks what is said here.
+    """A policy in one episode; `banditroute_sim.policies.contract` checks what is said here.
 
     Attributes
     ----------

@@ -22,7 +22,7 @@ from banditroute_sim.report.tables import Cell
 from banditroute_sim.scenarios import SCENARIOS
 from banditroute_sim.simulate.measures import stretches
 from banditroute_sim.simulate.options import OURS
-from banditroute_sim.simulate.running import SeedResult, Simulated
+from banditroute_sim.simulate.run import SeedResult, Simulated
 from banditroute_sim.simulate.summary import by_scenario, document, interval, outcomes, rows
 
 _DRAWN: Final = 8  # policies in one figure

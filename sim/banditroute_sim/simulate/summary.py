@@ -14,7 +14,7 @@ from banditroute_sim.report import number
 from banditroute_sim.report.tables import Cell
 from banditroute_sim.simulate.measures import Outcome, stretches
 from banditroute_sim.simulate.options import OURS
-from banditroute_sim.simulate.running import SeedResult, Simulated
+from banditroute_sim.simulate.run import SeedResult, Simulated
 
 Floats = NDArray[np.float64]
 CONFIDENCE: Final = 0.95

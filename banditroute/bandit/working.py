@@ -1,0 +1,240 @@
+"""The working copy of a posterior, which follows votes between two derives."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+from typing import Final, NoReturn
+
+import numpy as np
+from numpy.typing import NDArray
+
+from banditroute.bandit import _kernels_evidence
+from banditroute.bandit.evidence import Evidence, ModelKey, RowKey
+from banditroute.bandit.packing import covariance_of, weights_of
+from banditroute.bandit.prior import ModelPrior
+from banditroute.bandit.single import Single
+
+FLOAT32: Final = np.dtype(np.float32)
+YARDSTICK: Final = (1.0, 0.0)  # weight and bias of a vote of a kind that nothing is known of
+
+
+class Working:
+    """Follows votes, and tells when the next derive is due.
+
+    Attributes
+    ----------
+    d : int
+        Length of a context.
+    models : tuple of ModelPrior
+        The catalog. Index k in every array means its k-th model.
+    index : dict of ModelKey to int
+        Places of the models.
+    """
+
+    d: int
+    models: tuple[ModelPrior, ...] = ()
+    index: Mapping[ModelKey, int] = {}
+
+    def _enter(self, models: tuple[ModelPrior, ...]) -> None:
+        """Make these models the catalog."""
+        self.models = models
+        self.index = {model.key: k for k, model in enumerate(models)}
+        self._rows: dict[str, list[RowKey]] = {}
+
+    def _begin(
+        self, state: NDArray[np.float64], kinds: dict[str, tuple[float, float]], needed: float
+    ) -> None:
+        """Start afresh from what was derived: weight and bias of kinds of votes, and votes until the next derive."""
+        self._state, self._kinds = state, kinds
+        self._new = 0
+        self._needed = needed
+
+    @property
+    def working(self) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
+        """Copies of the working copy: (mu[K, d], V[K, d, d])."""
+        return weights_of(self._state)[:-1].copy(), covariance_of(self._state)
+
+    def surprise(
+        self, key: ModelKey, x: NDArray[np.float32], quality: float, kind: str = "score"
+    ) -> tuple[float, float, float] | None:
+        """Return the weight of a vote, how far it is from what the working copy expects, and the variance of that.
+
+        The last two are multiplied by the weight, and in units of the noise. None for a model that is not in the
+        catalog, or a quality that is NaN.
+        """
+        k = self.index.get(key)
+        if k is None or quality != quality:
+            return None
+        # The kernel speaks of a vote of the yardstick's kind.
+        weight, bias = self._kinds.get(kind, YARDSTICK)
+        residual, variance = _kernels_evidence.surprise(self._state, x, k, quality - bias)
+        return weight, weight * residual, weight + weight * weight * (variance - 1.0)
+
+    @property
+    def due(self) -> bool:
+        """Whether a tenth more feedback has come since the last derive, or the catalog has changed."""
+        return self._new >= self._needed
+
+    @property
+    def state(self) -> NDArray[np.float64]:
+        """What kernels work on until the next derive, working copy included; see `packing`.
+
+        For loops that are compiled as a whole. What they fold into the working copy is told to `followed`.
+        """
+        return self._state
+
+    @property
+    def cadence(self) -> tuple[int, float]:
+        """Votes since the last derive, and at how many of them the next one is due."""
+        return self._new, self._needed
+
+    def followed(self, votes: int) -> None:
+        """Count votes that a compiled loop has folded into the working copy."""
+        self._new += votes
+
+    def observe(
+        self,
+        model: int | ModelKey,
+        x: NDArray[np.float32],
+        quality: float,
+        weight: float = 1.0,
+        kind: str = "score",
+    ) -> None:
+        """Let the working copy follow one vote until the next derive; NaN quality (usage only) is just counted.
+
+        A vote of a model that is not in the catalog is just counted, too.
+        """
+        self._new += 1
+        k = self.index.get(model) if isinstance(model, tuple) else model
+        if k is None or quality != quality:
+            return
+        worth, bias = self._kinds.get(kind, YARDSTICK)
+        _kernels_evidence.follow(self._state, x, k, float(quality) - bias, float(weight) * worth)
+
+    def observe_many(
+        self,
+        models: NDArray[np.int64],
+        x: NDArray[np.float32],
+        qualities: NDArray[np.float64],
+        weights: NDArray[np.float64],
+        kinds: NDArray[np.uint8],
+        names: Sequence[str],
+    ) -> None:
+        """Let the working copy follow many votes: the same, bit for bit, as `observe` of each in order.
+
+        Parameters
+        ----------
+        models : int64[n]
+            Places in the catalog, -1 for none.
+        x : float32[n, d]
+            Contexts, contiguous.
+        qualities, weights : float64[n]
+            Of the votes.
+        kinds : uint8[n]
+            Places in ``names``.
+        names : sequence of str
+            Kinds of feedback.
+        """
+        self._new += len(models)
+        worth = np.array([self._kinds.get(name, YARDSTICK) for name in names])[kinds]
+        _kernels_evidence.follow_votes(self._state, x, models, qualities - worth[:, 1], weights * worth[:, 0])
+
+    def learn(
+        self,
+        evidence: Evidence,
+        model: int,
+        x: NDArray[np.float32],
+        quality: float,
+        quality_pred: float = math.nan,
+        sd_pred: float = math.nan,
+        kind: str = "score",
+    ) -> None:
+        """Add a vote that is nothing but a quality to evidence, and observe it: both in one call.
+
+        The same as ``evidence.add(key, x, Vote(quality, quality_pred, sd_pred), 1.0, kind=kind)`` and
+        ``observe(model, x, quality, kind=kind)``, bit for bit.
+
+        Raises
+        ------
+        ValueError
+            If ``x`` is not float32[d] or a number is infinite; nothing is written then.
+        """
+        if not type(quality) is type(quality_pred) is type(sd_pred) is float:
+            quality, quality_pred, sd_pred = float(quality), float(quality_pred), float(sd_pred)  # one type
+        weight, bias = self._kinds.get(kind, YARDSTICK)
+        key = self._row_key(model, kind)
+        row = evidence.rows.get(key)
+        # fmt: off
+        if x.dtype != FLOAT32 or (quality == quality and not _kernels_evidence.learn_quality(
+            evidence.row(key) if row is None else row,
+            self._state, x, model, quality, quality_pred, sd_pred, weight, bias,
+        )):
+            self._refuse(evidence, None if row is not None else key, quality, x)
+        # fmt: on
+        self._new += 1
+
+    def learn_served(
+        self,
+        evidence: Evidence,
+        one: Single,
+        model: int,
+        x: NDArray[np.float32],
+        quality: float,
+        kind: str = "score",
+    ) -> bool:
+        """Learn a quality as `learn` does, with the prediction of the last choice on a desk; return whether `due`.
+
+        Parameters
+        ----------
+        evidence : Evidence
+            What the vote is added to.
+        one : Single
+            The desk; its ``candidates`` are what was expected.
+        model : int
+            The model that served.
+        x : float32[d]
+            Context of the choice.
+        quality : float
+            What came back.
+        kind : str
+            Kind of feedback.
+
+        Returns
+        -------
+        bool
+            Whether a derive is due.
+
+        Raises
+        ------
+        ValueError
+            If ``x`` is not float32[d] or a number is infinite; nothing is written then.
+        """
+        weight, bias = self._kinds.get(kind, YARDSTICK)
+        key = self._row_key(model, kind)
+        row = evidence.rows.get(key)
+        # fmt: off
+        if (x.dtype is not FLOAT32 and x.dtype != FLOAT32) or (
+            quality == quality and not _kernels_evidence.learn_served(
+                evidence.row(key) if row is None else row,
+                self._state, x, model, one.expected, float(quality), weight, bias,
+            )
+        ):
+            self._refuse(evidence, None if row is not None else key, quality, x)
+        # fmt: on
+        self._new += 1
+        return self._new >= self._needed
+
+    def _row_key(self, model: int, kind: str) -> RowKey:
+        keys = self._rows.get(kind)
+        if keys is None:
+            keys = self._rows[kind] = [RowKey(*each.key, kind) for each in self.models]
+        return keys[model]
+
+    def _refuse(
+        self, evidence: Evidence, key: RowKey | None, quality: float, x: NDArray[np.float32]
+    ) -> NoReturn:
+        """Raise what a bad vote is refused with; ``key`` is of a row that was made for it."""
+        if key is not None:
+            evidence.rows.pop(key, None)
+        raise ValueError(f"a vote is finite numbers and a context float32[{self.d}], got {quality}, {x}")

@@ -1,0 +1,113 @@
+"""Turns what was chosen into `Decision` objects: for the library face, and for the few that are written one by one."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from typing import Final, Literal
+
+import numpy as np
+from msgspec.structs import replace
+
+from banditroute.bandit.evidence import ModelKey
+from banditroute.bandit.thompson import LIMITS
+from banditroute.events import WIRE_VERSION, Decision, Expected, Weights
+from banditroute.flow.chosen import Chosen
+from banditroute.flow.header import COLUMNS
+
+Mode = Literal["active", "shadow", "frozen"]
+
+_LATENCY = LIMITS.index("latency_weight")
+_FILTERS: Final = {1: "request", 2: "max_cost_usd", 3: "max_latency_ms"}
+_MOST_RANKINGS: Final = 8192  # remembered as tuples of names
+
+
+class DecisionStructs:
+    """Makes the decisions of one configuration.
+
+    Parameters
+    ----------
+    keys : sequence of ModelKey
+        The catalog.
+    spec_id : str
+        Of the contexts.
+    mode : str
+        ``active``, ``shadow`` or ``frozen``.
+    """
+
+    def __init__(self, keys: Sequence[ModelKey], spec_id: str, mode: Mode) -> None:
+        self._names = [key.name for key in keys]
+        self._spec_id = spec_id
+        self._mode: Mode = mode
+        self._rankings: dict[bytes, tuple[str, ...]] = {}
+
+    def of(self, chosen: Chosen, places: Iterable[int] | None = None) -> list[Decision]:
+        """Return the decisions at some places, or all; columns become lists first, which costs a tenth."""
+        at = range(len(chosen.fresh)) if places is None else list(places)
+        rows = slice(None) if places is None else at
+        choices, batch, predictions = chosen.choices, chosen.batch, chosen.predictions[rows]
+        latency = np.exp(predictions[:, COLUMNS - 1]).tolist()
+        expected = predictions[:, (0, 3)].tolist()
+        weights = np.stack((choices.cost_weight[rows], batch.limits[rows, _LATENCY]), axis=1).tolist()
+        propensity, explored = choices.propensity[rows].tolist(), choices.explored[rows].tolist()
+        ranked = np.ascontiguousarray(choices.rank[rows])
+        blob, width = ranked.tobytes(), ranked.shape[1] * ranked.itemsize
+        offsets, models = chosen.offsets[rows].tolist(), chosen.chosen[rows].tolist()
+        blocked = choices.blocked
+        names, rankings, spec_id, mode = self._names, self._rankings, self._spec_id, self._mode
+        partition, version, fresh = chosen.partition, chosen.version, chosen.fresh
+        usual = "greedy" if mode == "frozen" else "utility"
+        stale = set(chosen.stale)
+        decisions = []
+        last: tuple[list[float], Weights] | None = None
+        for i, (place, offset, model) in enumerate(zip(at, offsets, models, strict=True)):
+            request = fresh[place][1]
+            ranking = blob[i * width : (i + 1) * width]
+            order = rankings.get(ranking)
+            if order is None:
+                order = self._ranking(ranking)
+            if last is None or last[0] != weights[i]:  # mostly the same for a whole batch
+                last = (weights[i], Weights(*weights[i]))
+            reason, fallbacks, prediction = usual, order[1:], None
+            if model < 0:
+                reason, fallbacks = f"none-eligible: {_FILTERS[int(blocked[place])]}", ()
+            else:
+                if not fallbacks and usual == "utility":
+                    reason = "only-eligible"
+                quality, cost = expected[i]
+                milliseconds = latency[i]
+                prediction = Expected(quality, cost, None if milliseconds != milliseconds else milliseconds)
+            decision = Decision(
+                v=WIRE_VERSION,
+                decision_id=f"{partition}-{offset}",
+                request_id=request.request_id,
+                tenant=request.tenant,
+                model=names[model] if model >= 0 else None,
+                fallbacks=fallbacks,
+                propensity=propensity[i] if model >= 0 else None,
+                explored=explored[i] if model >= 0 else False,
+                expected=prediction,
+                segment=request.tags[0] if request.tags else None,
+                weights=last[1],
+                reason=reason,
+                posterior_version=version,
+                spec_id=spec_id,
+                mode=mode,
+            )
+            decisions.append(_aged(decision, order) if place in stale else decision)
+        return decisions
+
+    def _ranking(self, blob: bytes) -> tuple[str, ...]:
+        """Return the names of a row of ranks."""
+        if len(self._rankings) >= _MOST_RANKINGS:
+            self._rankings.clear()
+        order = tuple(self._names[a] for a in np.frombuffer(blob, np.int32).tolist() if a >= 0)
+        self._rankings[blob] = order
+        return order
+
+
+def _aged(decision: Decision, order: tuple[str, ...]) -> Decision:
+    """Return the decision for a request that is too old: the default model, which nobody chose."""
+    fallbacks = tuple(name for name in order if name != decision.model)
+    return replace(
+        decision, reason="stale", fallbacks=fallbacks, propensity=None, explored=False, expected=None
+    )

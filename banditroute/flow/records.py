@@ -1,0 +1,54 @@
+"""Records as the flow sees them, and what a batch of requests became."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import NamedTuple
+
+from msgspec import Struct
+
+from banditroute.flow.known import KnownBatch
+
+
+class InputRecord(Struct, frozen=True, gc=False):
+    """A record read from a topic; `timestamp` in milliseconds.
+
+    A client may hand over records of its own kind that have these attributes, as aiokafka's do.
+    """
+
+    offset: int
+    timestamp: int
+    key: bytes | None
+    value: bytes | None
+    headers: Sequence[tuple[str, bytes]] = ()
+
+
+class OutputRecord(Struct, frozen=True, gc=False):
+    """A record to be written."""
+
+    key: bytes | None
+    value: bytes
+    headers: Sequence[tuple[str, bytes]] = ()
+
+
+class Poison(NamedTuple):
+    """A record that was refused."""
+
+    record: InputRecord
+    reason: str
+
+
+class DecidedBatch(Struct):
+    """What a batch of requests became.
+
+    The rows of `known` describe `records`, with their log offset still to be told by the acknowledgement; `keys` are
+    the ids of all valid requests; `through` is the offset after the last request looked at.
+    """
+
+    records: Sequence[OutputRecord]
+    known: KnownBatch | None
+    poison: list[Poison]
+    keys: list[bytes]
+    through: int
+    repeats: int = 0
+    below: int = 0

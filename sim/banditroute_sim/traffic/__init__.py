@@ -1,0 +1,1 @@
+"""Traffic: the services around the engine, played over Kafka from a data set."""
