@@ -119,7 +119,9 @@ async def test_produce_errors_and_lost_acknowledgements_change_nothing(
 def connections(engine: Engine) -> list[Any]:
     """Everything that an engine has open to its broker."""
     kafka: Any = engine.client
-    clients = [kafka._producer.client, *(c._client for c in (kafka._group, kafka._follower, kafka._asker))]
+    producers = [kafka._producer, kafka._decision_producer]
+    consumers = [kafka._group, kafka._follower, kafka._asker]
+    clients = [*(one.client for one in producers), *(one._client for one in consumers)]
     return [
         connection for client in clients for connection in client._conns.values() if connection.connected()
     ]
@@ -135,7 +137,7 @@ def test_connections_that_are_lost_at_the_moment_of_writing_are_a_broker_that_is
         async with stream.users():
             async with stream.running(init=True) as engine:
                 ids: list[str] = []
-                for _ in range(20):
+                for _ in range(5):
                     ids += await stream.request(5)
                     await stream.feedback(ids[-5:])
                     for connection in connections(engine):
