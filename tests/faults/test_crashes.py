@@ -142,8 +142,7 @@ async def test_what_a_board_knows_of_others_never_goes_backwards_and_owners_publ
         first.learning.put = put  # type: ignore[method-assign]
         for _ in range(3):
             await world.traffic(2)
-            await world.until(world.finished)
-            await asyncio.sleep(0.05)
+            await world.until(lambda: world.finished() and world.covered())
             for partition in (ours, theirs):  # a former owner's last word comes late
                 old = world.log.log(names.state, partition)[0]
                 world.log.add(names.state, partition, [OutputRecord(old.key, old.value or b"")])

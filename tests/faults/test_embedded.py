@@ -104,7 +104,8 @@ async def test_produce_errors_and_lost_acknowledgements_change_nothing(
                     )
                 else:
                     mock.delay(chance.randrange(1, 4), 1500)
-                await asyncio.sleep(0.2)
+                decided = len(ids) - 30  # the newest meet the fault
+                await stream.until(lambda decided=decided: engine.ledger()["first"] >= decided)
             mock.delay(3, 1500)
             await ask()
             total = len(ids)
