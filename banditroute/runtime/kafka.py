@@ -26,6 +26,7 @@ from banditroute.config import Config
 from banditroute.errors import BrokerError, BrokerUnavailable
 from banditroute.flow.decider import InputRecord, OutputRecord
 from banditroute.flow.encoded import BATCH_BYTES, EncodedRecords
+from banditroute.runtime import closed_transport
 from banditroute.runtime.options import client_options
 from banditroute.runtime.ports import Ack, AppendFailed, Assignment, RecordTooLarge, TopicPartition, TopicSpec
 from banditroute.runtime.record_batch import EncodedBatch
@@ -36,6 +37,7 @@ log = logging.getLogger("banditroute.kafka")
 
 RETRY_SECONDS: Final = 0.5
 MAX_RETRY_SECONDS: Final = 5.0
+closed_transport.install()
 
 
 class KafkaClient:
