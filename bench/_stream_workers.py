@@ -36,12 +36,11 @@ async def run_engine(document: dict[str, Any], count: int, answers: int) -> dict
     await engine.start()
     collector.settle()  # as `banditroute run` does
     window = Window(int(WARM * count))
-    imported = warm(engine)
     deadline = time.monotonic() + PATIENCE
     try:
         while True:
             await asyncio.sleep(0.02)
-            if imported.done():
+            if warm(engine):
                 window.look(engine.stats.decisions)
             if engine.failure is not None:
                 raise engine.failure
@@ -55,14 +54,9 @@ async def run_engine(document: dict[str, Any], count: int, answers: int) -> dict
     return result
 
 
-def warm(engine: Any) -> asyncio.Task[None]:
-    """Return a task that ends when the engine has imported what it imports while it decides: river, a second."""
-
-    async def watch() -> None:
-        while engine.config.learning.drift_alerts and engine.learning.drift is None:
-            await asyncio.sleep(0.02)
-
-    return asyncio.ensure_future(watch())
+def warm(engine: Any) -> bool:
+    """Whether the engine has imported what it imports while it decides: river, which takes a second."""
+    return not engine.config.learning.drift_alerts or engine.learning.drift is not None
 
 
 async def run_echo(document: dict[str, Any], count: int) -> dict[str, float]:
@@ -138,8 +132,10 @@ async def run_until_told(document: dict[str, Any], *, init: bool, cold: bool) ->
     begin = time.perf_counter()
     await engine.start()
     ready = time.perf_counter() - begin
-    if not cold:
-        await warm(engine)
+    for _ in range(0 if cold else 3000):
+        if warm(engine):
+            break
+        await asyncio.sleep(0.02)
     print(json.dumps({"ready": ready}), flush=True)
     collector.settle()
     try:
