@@ -14,9 +14,9 @@ import orjson
 from banditroute.flow.partitioner import partitions_of
 from bench._stream_driver import PATIENCE, Bench, start
 from bench._stream_input import EPOCH, OURS, PARTITIONS, configuration, requests
+from bench._stream_workers import QUANTILES
 
 WARM = 0.3  # of the requests of a latency round are not counted
-QUANTILES = {"p50": 0.5, "p99": 0.99, "p99.9": 0.999}
 
 
 class Round:
@@ -40,11 +40,11 @@ class Round:
         self._stop = threading.Event()
         self._reader: threading.Thread | None = None
 
-    def run(self, who: str, *, init: bool = True) -> float:
+    def run(self, who: str, *, init: bool = True, cold: bool = False) -> float:
         """Start the process and return how many seconds its engine took to start, without Python's own."""
         if who == "serve" and init:
             self.bench.created(self.topics[topic] for topic in OURS[3:])
-        self.process = start({"who": who, "config": self.document, "init": init})
+        self.process = start({"who": who, "config": self.document, "init": init, "cold": cold})
         assert self.process.stdout is not None
         told = self.process.stdout.readline()
         if not told:
@@ -136,9 +136,8 @@ def learning_lag(bench: Bench, name: str, rate: int, seconds: float) -> dict[str
             round_.producer.poll(0)
     round_.producer.flush(30)
     time.sleep(1.0)
-    lags = np.array(round_.end()["lags"])
-    counted = lags[int(WARM * len(lags)) :]
-    return {name: float(np.quantile(counted, at)) for name, at in QUANTILES.items()} | {"votes": len(lags)}
+    found = round_.end()
+    return {**found["lag"], "votes": found["votes"]}
 
 
 def recovery(bench: Bench, decisions: int, partitions: int) -> dict[str, float]:
@@ -163,7 +162,7 @@ def recovery(bench: Bench, decisions: int, partitions: int) -> dict[str, float]:
         round_.topics["requests"], orjson.dumps({"request_id": "probe", "prompt": "?"}), key
     )
     round_.producer.flush(30)
-    ready = round_.run("serve", init=False)
+    ready = round_.run("serve", init=False, cold=True)
     while key not in round_.seen:
         time.sleep(0.001)
         if time.perf_counter() > begin + PATIENCE:

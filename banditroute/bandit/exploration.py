@@ -14,6 +14,7 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy.special import ndtr
 
+from banditroute.bandit._kernels_exploration import given_up
 from banditroute.bandit.batch import LIMITS, Choices, DecideBatch
 from banditroute.bandit.recent import Recent
 from banditroute.bandit.thompson import Policy
@@ -50,13 +51,13 @@ class Exploration:
 
     def decided(self, policy: Policy, batch: DecideBatch, choices: Choices) -> None:
         """Count the decisions of a batch, and keep a sample of its requests."""
-        chosen = choices.chosen
-        served = np.flatnonzero(chosen >= 0)
-        self.decisions += len(served)
-        self.explored += int(choices.explored[served].sum())
-        utility = utilities(policy, choices, choices.cost_weight, batch.limits[:, _LATENCY])
-        best = np.where(choices.allowed, utility, -np.inf)[served].max(axis=1, initial=-np.inf)
-        self.forgone += float((best - utility[served, chosen[served]]).sum())
+        served, explored, forgone = given_up(
+            choices.info, choices.rank, choices.candidates, choices.chance, batch.limits, _LATENCY,
+            policy.posterior.latency_pool,
+        )  # fmt: skip
+        self.decisions += served
+        self.explored += explored
+        self.forgone += forgone
         self.keep(batch, choices)
 
     def keep(self, batch: DecideBatch, choices: Choices) -> None:

@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 from banditroute.bandit.chance import request_keys
 from banditroute.bandit.exploration import Exploration
 from banditroute.bandit.pacing import Pacer
-from banditroute.bandit.thompson import DecideBatch, Policy
+from banditroute.bandit.thompson import LIMITS, UNLIMITED, DecideBatch, Policy
 from banditroute.catalog import Catalog
 from banditroute.config import Config
 from banditroute.events import Decision, FieldMap, Rejected, Request, decode_request
@@ -33,6 +33,10 @@ __all__ = [
 ]
 
 INF = float("inf")
+_INPUT, _ESTIMATED, _COST_WEIGHT, _MAX_OUTPUT, _MAX_COST, _MAX_LATENCY = map(
+    LIMITS.index,
+    ("input_tokens", "input_estimated", "cost_weight", "max_output_tokens", "max_cost_usd", "max_latency_ms"),
+)
 
 
 class Gate(Protocol):
@@ -76,7 +80,10 @@ class Decider:
         self._policy = policy
         self._pacer = pacer
         self.exploration = Exploration()
-        self._objective = config.objective
+        self._d = encoder.spec.d
+        self._unlimited = list(UNLIMITED)
+        self._unlimited[LIMITS.index("latency_weight")] = config.objective.latency_weight
+        self._unlimited[_ESTIMATED] = 1.0
         age = config.requests.max_request_age
         self._max_age_ms = None if age is None else 1000.0 * age
         self._default = (
@@ -198,48 +205,37 @@ class Decider:
     ) -> tuple[DecideBatch, NDArray[np.bool_]]:
         """Return the columns, and which requests leave the cost weight to the pacer."""
         n, k = len(requests), len(self._catalog)
-        x = np.empty((n, self._encoder.spec.d), np.float32)
+        x = np.empty((n, self._d), np.float32)
         tokens = np.empty(n, np.float64)
         self._encoder.encode_batch(cast("Sequence[RequestLike]", requests), x, tokens)
+        limits = np.empty((n, len(LIMITS)))
+        limits[:] = self._unlimited
+        limits[:, _INPUT] = tokens
         eligible = np.ones((n, k), np.bool_)
+        paced = np.ones(n, np.bool_)
         in_force = self._list_prices
         if fields.prices:
             in_force = in_force.copy()
             for index, name in enumerate(self._catalog.names):
                 in_force[index] = fields.prices.get(name, in_force[index])
-        paused = np.array([fields.paused.get(model.name, model.paused) for model in self._catalog])
-        cost_weight = np.zeros(n)
-        paced = np.ones(n, np.bool_)
-        estimated = np.zeros(n)
-        max_output, max_cost, max_latency = np.full(n, INF), np.full(n, INF), np.full(n, INF)
         anyone = self._catalog.unrestricted
         for i, request in enumerate(requests):
             if not anyone or request.needs or request.allow or request.deny:
                 eligible[i] = self._catalog.eligible(request, float(tokens[i]))
-            if request.input_tokens is None:
-                estimated[i] = 1.0
+            if request.input_tokens is not None:
+                limits[i, _ESTIMATED] = 0.0
             if request.cost_weight is not None:
-                cost_weight[i], paced[i] = request.cost_weight, False
+                limits[i, _COST_WEIGHT], paced[i] = request.cost_weight, False
             if request.max_output_tokens is not None:
-                max_output[i] = request.max_output_tokens
+                limits[i, _MAX_OUTPUT] = request.max_output_tokens
             if request.max_cost_usd is not None:
-                max_cost[i] = request.max_cost_usd
+                limits[i, _MAX_COST] = request.max_cost_usd
             if request.max_latency_ms is not None:
-                max_latency[i] = request.max_latency_ms
-        eligible[:, paused] = False
-        batch = DecideBatch.of(
-            x,
-            request_keys(ids),
-            in_force,
-            eligible=eligible,
-            input_tokens=tokens,
-            max_output_tokens=max_output,
-            cost_weight=cost_weight,
-            latency_weight=self._objective.latency_weight,
-            max_cost_usd=max_cost,
-            max_latency_ms=max_latency,
-            input_estimated=estimated,
-        )
+                limits[i, _MAX_LATENCY] = request.max_latency_ms
+        for index, model in enumerate(self._catalog):
+            if fields.paused.get(model.name, model.paused):
+                eligible[:, index] = False
+        batch = DecideBatch(x, request_keys(ids), limits, eligible, in_force)
         return batch, paced
 
     def _stale(self, fresh: Sequence[tuple[InputRecord, Request]], now_ms: float) -> list[int]:

@@ -67,10 +67,15 @@ class DecisionWriter:
         self._names = texts_of([_json.encode(key.name) for key in keys])
         usual, only = ("greedy", "greedy") if mode == "frozen" else ("utility", "only-eligible")
         end = "}" if mode == "active" else f',"mode":"{mode}"}}'
-        self._constants = [
+        self._rest = [
             '","request_id":"', '","model":', f',"reason":"{usual}"', f',"reason":"{only}"', ',"fallbacks":[',
             ',"propensity":', ',"explored":true', ',"expected":{"quality":', ',"cost_usd":', ',"latency_ms":', end,
         ]  # fmt: skip
+        self._constants: dict[int, Texts] = {}
+        self._longest_fragment: int = 0
+        self._room = (
+            1024 + len(keys) + MAX_ID_BYTES + len(self._names[0])
+        )  # of a value, beside what may change
         self._forget_fragments()
 
     def write(self, chosen: Chosen) -> tuple[EncodedRecords, KnownBatch]:
@@ -95,19 +100,20 @@ class DecisionWriter:
         ids = chosen.ids
         n = len(ids)
         packed_ids = texts_of(ids)
-        special = self._special(chosen, ids, packed_ids[0])
-        extra = [b""] * n
-        counts = np.zeros(n, np.int32)
-        for i, headers in passed.items():
-            extra[i], counts[i] = encode_headers(headers), len(headers)
-        packed_extra = texts_of(extra) if passed else texts_of([b""], n)
+        nothing = np.zeros(1, np.uint8), np.zeros(n, np.int64)
+        special, longest = self._special(chosen, ids, packed_ids[0], nothing)
+        counts, packed_extra, most_extra = np.zeros(n, np.int32), nothing, 0
+        if passed:
+            extra = [b""] * n
+            for i, headers in passed.items():
+                extra[i], counts[i] = encode_headers(headers), len(headers)
+            packed_extra, most_extra = texts_of(extra), max(map(len, extra))
         weights, places = self._weights(chosen)
         if len(self._fragment_texts) >= _MOST_FRAGMENTS:
             self._forget_fragments()
         places[:, 1] = self._fragments_of("segment", chosen.segments)
         places[:, 2] = self._fragments_of("tenant", chosen.tenants)
-        first = f'{{"v":{WIRE_VERSION},"decision_id":"{chosen.partition}-'
-        constants = texts_of([text.encode() for text in (first, *self._constants)])
+        constants = self._constants.get(chosen.partition) or self._begin(chosen.partition)
         fixed, columns = self._header.columns(
             chosen.offsets,
             chosen.batch.x,
@@ -121,11 +127,9 @@ class DecisionWriter:
         flags[:, 1] = ~np.isnan(chosen.predictions[:, COLUMNS - 1])
         names = self._names
         # the longest value that can be, and from it the most room that all can take
-        value = 1024 + len(self._keys) + MAX_ID_BYTES + sum(len(t[0]) for t in (constants, names, weights))
-        value += max(map(len, self._fragment_texts), default=0) * 2
-        value = max(value, int(np.diff(special[1], prepend=0).max(initial=0)))
-        most = kernels.FRAME + MAX_ID_BYTES + value + self._header.size + len(HEADER_NAME)
-        most += max(map(len, extra)) if passed else 0
+        value = self._room + len(constants[0]) + len(weights[0]) + 2 * self._longest_fragment
+        value = max(value, longest)
+        most = kernels.FRAME + MAX_ID_BYTES + value + self._header.size + len(HEADER_NAME) + most_extra
         scratch, spans = np.empty(value, np.uint8), np.empty((n, kernels.SPANS), np.int64)
         out = np.empty(max(most, min(n * most, BATCH_BYTES)), np.uint8)
         parts, row = [], 0
@@ -142,30 +146,35 @@ class DecisionWriter:
             row = after
         return EncodedRecords(parts, spans, passed)
 
-    def _special(self, chosen: Chosen, ids: list[bytes], blob: Bytes) -> Texts:
-        """Return the values that are not written in columns, empty for all others."""
+    def _begin(self, partition: int) -> Texts:
+        """Return what never changes in the decisions of a partition."""
+        first = f'{{"v":{WIRE_VERSION},"decision_id":"{partition}-'
+        texts = self._constants[partition] = texts_of([text.encode() for text in (first, *self._rest)])
+        return texts
+
+    def _special(self, chosen: Chosen, ids: list[bytes], blob: Bytes, nothing: Texts) -> tuple[Texts, int]:
+        """Return the values that are not written in columns, empty for all others, and the longest one's length."""
         places = set(np.flatnonzero(chosen.chosen < 0).tolist()) | set(chosen.stale)
         if blob.tobytes().translate(None, _PLAIN):
             places |= {i for i, request_id in enumerate(ids) if request_id.translate(None, _PLAIN)}
         if not places:
-            return texts_of([b""], len(ids))
+            return nothing, 0
         at = sorted(places)
         values = [b""] * len(ids)
         for i, decision in zip(at, self._structs.of(chosen, at), strict=True):
             values[i] = encode(decision)
-        return texts_of(values)
+        return texts_of(values), max(map(len, values))
 
     def _weights(self, chosen: Chosen) -> tuple[Texts, NDArray[np.int32]]:
         """Return the different weights, with what follows them, and places with their number in the first column."""
-        pairs = np.stack((chosen.choices.cost_weight, chosen.batch.limits[:, _LATENCY]), axis=1)
-        places = np.full((len(pairs), 3), -1, np.int32)
-        if (pairs == pairs[0]).all():
-            different: NDArray[np.float64] = pairs[:1]
-            places[:, 0] = 0
-        else:
-            different, places[:, 0] = np.unique(pairs, axis=0, return_inverse=True)
+        cost, latency = chosen.choices.cost_weight, chosen.batch.limits[:, _LATENCY]
+        places = np.zeros((len(cost), 3), np.int32)
+        different = [[float(cost[0]), float(latency[0])]]
+        if (cost != cost[0]).any() or (latency != latency[0]).any():  # mostly the same for a whole batch
+            found, places[:, 0] = np.unique(np.stack((cost, latency), axis=1), axis=0, return_inverse=True)
+            different = found.tolist()
         follows = f',"posterior_version":{_json.encode(chosen.version).decode()},"spec_id":"{self._spec_id}"'
-        texts = [b',"weights":' + encode(Weights(*pair)) + follows.encode() for pair in different.tolist()]
+        texts = [b',"weights":' + encode(Weights(*pair)) + follows.encode() for pair in different]
         return texts_of(texts), places
 
     def _fragments_of(self, name: str, values: Sequence[str | None]) -> list[int]:
@@ -176,7 +185,9 @@ class DecisionWriter:
             for value in dict.fromkeys(values):
                 if value not in known:
                     known[value] = len(self._fragment_texts)
-                    self._fragment_texts.append(b',"%b":%b' % (name.encode(), _json.encode(value)))
+                    text = b',"%b":%b' % (name.encode(), _json.encode(value))
+                    self._fragment_texts.append(text)
+                    self._longest_fragment = max(self._longest_fragment, len(text))
             self._packed_fragments = texts_of(self._fragment_texts)
             places = [known[value] for value in values]
         return places
@@ -184,6 +195,7 @@ class DecisionWriter:
     def _forget_fragments(self) -> None:
         self._fragments: dict[str, dict[str | None, int]] = {"segment": {None: -1}, "tenant": {None: -1}}
         self._fragment_texts: list[bytes] = []
+        self._longest_fragment = 0
         self._packed_fragments = texts_of([])
 
     def _passed_headers(self, chosen: Chosen) -> dict[int, list[tuple[str, bytes]]]:
@@ -213,11 +225,10 @@ def _numbers(chosen: Chosen) -> Texts:
     return text, ends
 
 
-def texts_of(texts: Sequence[bytes], times: int = 1) -> Texts:
-    """Return texts one behind the other, uint8[...], and where each ends, int64[n]; all of them several times over."""
+def texts_of(texts: Sequence[bytes]) -> Texts:
+    """Return texts one behind the other, uint8[...], and where each ends, int64[n]."""
     data = np.frombuffer(b"".join(texts) or b"\0", np.uint8)
-    ends = np.fromiter(accumulate(map(len, texts)), np.int64, len(texts))
-    return data, ends if times == 1 else np.tile(ends, times)
+    return data, np.fromiter(accumulate(map(len, texts)), np.int64, len(texts))
 
 
 def encode_headers(headers: Sequence[tuple[str, bytes]]) -> bytes:

@@ -26,6 +26,7 @@ from banditroute.config import Config
 from banditroute.errors import BrokerError, BrokerUnavailable
 from banditroute.flow.decider import InputRecord, OutputRecord
 from banditroute.flow.encoded import BATCH_BYTES, EncodedRecords
+from banditroute.runtime import closed_transport
 from banditroute.runtime.options import client_options
 from banditroute.runtime.ports import Ack, AppendFailed, Assignment, RecordTooLarge, TopicPartition, TopicSpec
 from banditroute.runtime.record_batch import EncodedBatch
@@ -36,6 +37,7 @@ log = logging.getLogger("banditroute.kafka")
 
 RETRY_SECONDS: Final = 0.5
 MAX_RETRY_SECONDS: Final = 5.0
+closed_transport.install()
 
 
 class KafkaClient:
@@ -55,6 +57,8 @@ class KafkaClient:
         self._config = config.kafka
         self._options = client_options(config)
         self._producer: AIOKafkaProducer | None = None
+        # aiokafka has one request under way per broker: decisions do not wait for the journal's acknowledgement
+        self._decision_producer: AIOKafkaProducer | None = None
         self._group: AIOKafkaConsumer | None = None
         self._follower: AIOKafkaConsumer | None = None
         # never fetches: on a connection with a fetch under way the broker answers nothing else before it
@@ -76,6 +80,7 @@ class KafkaClient:
                 # something that takes connections and never answers must not outlast the bound
                 async with asyncio.timeout(deadline - time.monotonic()):
                     self._producer = await self._started(self._make_producer())
+                    self._decision_producer = await self._started(self._make_producer())
                     self._follower = await self._started(self._make_consumer())
                     self._asker = await self._started(self._make_consumer())
             except (KafkaError, OSError) as error:
@@ -121,8 +126,9 @@ class KafkaClient:
 
     async def stop(self) -> None:
         """Leave the group and close."""
-        clients = [self._group, self._follower, self._asker, *self._readers, self._producer]
-        self._group = self._follower = self._asker = self._producer = None
+        producers = [self._producer, self._decision_producer]
+        clients = [self._group, self._follower, self._asker, *self._readers, *producers]
+        self._group = self._follower = self._asker = self._producer = self._decision_producer = None
         self._readers.clear()
         # At once, so that one that waits for a broker in vain leaves the others closed; without a broker aiokafka also
         # lets the CancelledError of a task of its own escape, which is nobody's wish to stop here.
@@ -189,10 +195,11 @@ class KafkaClient:
 
     async def append(self, topic: str, partition: int, records: Sequence[OutputRecord]) -> list[Ack]:
         """Append records in order, one acknowledged batch after the other; raises AppendFailed otherwise."""
-        producer = self._require(self._producer)
+        ahead = topic in (self._config.topics.decisions, self._config.topics.reply)
+        producer = self._require(self._decision_producer if ahead else self._producer)
         acks: list[Ack] = []
         try:
-            for batch in self._batches(records):
+            for batch in self._batches(producer, records):
                 meta = await (await producer.send_batch(batch, topic, partition=partition))
                 acks.append(Ack(meta.offset, batch.record_count()))
         except MessageSizeTooLargeError as error:
@@ -201,14 +208,13 @@ class KafkaClient:
             raise AppendFailed(f"{topic}-{partition}: {error!r}") from error
         return acks
 
-    def _batches(self, records: Sequence[OutputRecord]) -> Iterator[BatchBuilder]:
+    def _batches(self, producer: AIOKafkaProducer, records: Sequence[OutputRecord]) -> Iterator[BatchBuilder]:
         """Yield batches of all the records, each made when the one before it was acknowledged."""
         now = int(time.time() * 1000.0)
         if isinstance(records, EncodedRecords):
             for start, stop, body in records.parts:
                 yield EncodedBatch(body, stop - start, now, self._config.compression)
             return
-        producer = self._require(self._producer)
         at = 0
         while at < len(records):
             batch = producer.create_batch()

@@ -169,16 +169,20 @@ class World:
             await stream.feedback(ids[:1], kind="withdraw", voter="u")
             await stream.feedback(ids[4:6], value=1.0, tenant="rival")  # foreign
             await stream.feedback(ids[5:6], kind="withdraw", voter="nobody")  # rejected
-            await stream.feedback([f"never-{len(self.ids)}"])  # an orphan in the end
+            await stream.feedback(
+                [f"never-{len(self.ids)}"], voter=chance.choice("uv")
+            )  # an orphan in the end
             if self.ids[:-8]:
                 await stream.feedback([chance.choice(self.ids[:-8])], feedback_id="late")
             await stream.raw(stream.names.feedback, 0, b"{")
             await stream.raw(stream.names.requests, chance.randrange(PARTITIONS), b"[")
             if chance.random() < 0.3:
-                event = {"kind": "withdraw", "voter": chance.choice("uv")}
-                await stream.raw(
-                    stream.names.feedback, chance.randrange(PARTITIONS), json.dumps(event).encode()
-                )
+                await self.withdraw(chance.choice("uv"))
+
+    async def withdraw(self, voter: str) -> None:
+        """Withdraw all that a voter has said."""
+        event = json.dumps({"kind": "withdraw", "voter": voter}).encode()
+        await self.stream.raw(self.stream.names.feedback, self.chance.randrange(PARTITIONS), event)
 
     # -- the end -----------------------------------------------------------------------------------
 

@@ -14,11 +14,13 @@ from tests.faults.memory import Mortal, World, kill, start
 pytestmark = [pytest.mark.asyncio, pytest.mark.usefixtures("hasty")]
 
 
-async def crash_at(effect: int, seed: int) -> bool:
-    """Let an engine die at an effect and another one finish; return whether the first one got that far."""
+async def crash_at(effect: int, seed: int) -> tuple[bool, dict[str, int]]:
+    """Let an engine die at an effect and another one finish; return whether it got that far, and the ledger."""
     world = World(seed)
     await world.create()
-    await world.traffic(2)
+    await world.traffic(1)
+    await world.withdraw("u")
+    await world.traffic(1)
     async with world.running(effect) as engine:
         client = engine.client
         assert isinstance(client, Mortal)
@@ -26,18 +28,22 @@ async def crash_at(effect: int, seed: int) -> bool:
         died = client.dead.is_set()
     await world.traffic(1)
     await world.finish()
-    _, later = await world.prove()
+    ledger, later = await world.prove()
     assert later == 0, "nobody else was there to decide again"
-    return died
+    return died, ledger
 
 
 @pytest.mark.slow
 async def test_a_crash_at_any_effect_changes_nothing() -> None:
     effect, outlived = 1, 0
+    outcomes: set[str] = set()
     while outlived < 5:  # how many effects there are is up to the timers
-        outlived = 0 if await crash_at(effect, seed=effect) else outlived + 1
+        died, ledger = await crash_at(effect, seed=effect)
+        outcomes |= ledger.keys()
+        outlived = 0 if died else outlived + 1
         effect += 1
     assert effect > 40
+    assert outcomes > {"revised", "withdrawn", "elsewhere"}, "voters have withdrawn all that they said"
 
 
 @pytest.mark.parametrize("seed", range(12))
@@ -136,8 +142,7 @@ async def test_what_a_board_knows_of_others_never_goes_backwards_and_owners_publ
         first.learning.put = put  # type: ignore[method-assign]
         for _ in range(3):
             await world.traffic(2)
-            await world.until(world.finished)
-            await asyncio.sleep(0.05)
+            await world.until(lambda: world.finished() and world.covered())
             for partition in (ours, theirs):  # a former owner's last word comes late
                 old = world.log.log(names.state, partition)[0]
                 world.log.add(names.state, partition, [OutputRecord(old.key, old.value or b"")])

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import ctypes
 import random
 from collections.abc import Iterator
@@ -13,10 +14,13 @@ import numpy as np
 import pytest
 
 from banditroute.bandit.evidence import RowKey
+from banditroute.errors import BrokerError
 from banditroute.flow.decider import OutputRecord
 from banditroute.flow.partition import genesis_state
 from banditroute.flow.snapshot import MAX_STATE_BYTES, Genesis, encode_state
+from banditroute.runtime import serve
 from banditroute.runtime.embedded import EmbeddedBroker
+from banditroute.runtime.engine import Engine
 from banditroute.runtime.topics import read_state
 from tests.brokers import Broker
 from tests.stream.harness import Stream, counts
@@ -24,7 +28,7 @@ from tests.stream.test_outages import insist
 
 confluent_kafka = pytest.importorskip("confluent_kafka")
 
-pytestmark = [pytest.mark.asyncio, pytest.mark.embedded, pytest.mark.slow]
+pytestmark = [pytest.mark.embedded, pytest.mark.slow]
 
 PRODUCE = 0  # the number of the request in Kafka's protocol
 NOT_LEADER, NOT_ENOUGH_REPLICAS, TRANSPORT = 6, 19, -195
@@ -67,6 +71,7 @@ def embedded() -> Iterator[EmbeddedBroker]:
         yield broker
 
 
+@pytest.mark.asyncio
 @pytest.mark.parametrize("seed", range(2))
 async def test_produce_errors_and_lost_acknowledgements_change_nothing(
     embedded: EmbeddedBroker, seed: int
@@ -99,7 +104,8 @@ async def test_produce_errors_and_lost_acknowledgements_change_nothing(
                     )
                 else:
                     mock.delay(chance.randrange(1, 4), 1500)
-                await asyncio.sleep(0.2)
+                decided = len(ids) - 30  # the newest meet the fault
+                await stream.until(lambda decided=decided: engine.ledger()["first"] >= decided)
             mock.delay(3, 1500)
             await ask()
             total = len(ids)
@@ -111,6 +117,46 @@ async def test_produce_errors_and_lost_acknowledgements_change_nothing(
         assert ledger["applied"] == len(ids) - 30
 
 
+def connections(engine: Engine) -> list[Any]:
+    """Everything that an engine has open to its broker."""
+    kafka: Any = engine.client
+    producers = [kafka._producer, kafka._decision_producer]
+    consumers = [kafka._group, kafka._follower, kafka._asker]
+    clients = [*(one.client for one in producers), *(one._client for one in consumers)]
+    return [
+        connection for client in clients for connection in client._conns.values() if connection.connected()
+    ]
+
+
+def test_connections_that_are_lost_at_the_moment_of_writing_are_a_broker_that_is_away(
+    embedded: EmbeddedBroker,
+) -> None:
+    pytest.importorskip("uvloop", reason="asyncio's own transports take such a write in silence")
+    stream = Stream(Broker("embedded", embedded.bootstrap, False, False, False, False))
+
+    async def work() -> None:
+        async with stream.users():
+            async with stream.running(init=True) as engine:
+                ids: list[str] = []
+                for _ in range(5):
+                    ids += await stream.request(5)
+                    await stream.feedback(ids[-5:])
+                    for connection in connections(engine):
+                        connection._reader.feed_data(b"\0")  # an answer had begun
+                        connection._writer.transport.abort()
+                    await asyncio.sleep(0)  # and nobody has read so far
+                    with contextlib.suppress(BrokerError):
+                        await engine.client.bounds(stream.names.journal, 0)
+                    decided = len(ids)
+                    await stream.until(lambda decided=decided: engine.ledger()["first"] >= decided)
+                await stream.until(lambda: engine.ledger()["applied"] == len(ids))
+            await stream.prove()
+            assert await stream.prove_one_decision_each(ids) == counts(await stream.prove()).get("later", 0)
+
+    serve.run(work())
+
+
+@pytest.mark.asyncio
 async def test_a_state_record_of_many_mebibytes_is_written_and_read_back(embedded: EmbeddedBroker) -> None:
     stream = Stream(Broker("embedded", embedded.bootstrap, False, False, False, False))
     spec = stream.spec

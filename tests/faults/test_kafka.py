@@ -30,6 +30,11 @@ def on(bootstrap: str, **tables: Any) -> Stream:
     return Stream(broker, kafka=kafka, requests={"partitioner": "murmur2"}, **tables)
 
 
+async def ends(stream: Stream) -> list[int]:
+    """How many decisions there are, by partition."""
+    return [(await stream.user.bounds(stream.names.decisions, p))[1] for p in range(PARTITIONS)]
+
+
 class Load:
     """Users that send requests and votes until they are told to stop."""
 
@@ -100,22 +105,28 @@ async def test_engines_killed_and_frozen_at_random_moments_under_load(
                 asked = len(load.ids)
 
                 async def decided(asked: int = asked) -> bool:
-                    ends = [await stream.user.bounds(stream.names.decisions, p) for p in range(PARTITIONS)]
-                    return sum(end for _, end in ends) >= asked
+                    return sum(await ends(stream)) >= asked
 
                 await stream.until(decided)
-                await asyncio.sleep(chance.uniform(0.0, 1.5))
+                await asyncio.sleep(chance.uniform(0.0, 1.5))  # a random moment
                 victim = running.pop(chance.randrange(len(running)))
                 if blow % 3 == 2:
                     victim.send_signal(signal.SIGSTOP)
-                    await asyncio.sleep(3.0)  # twice the session
+                    before = await ends(stream)
+
+                    async def others_own_all(before: list[int] = before) -> bool:
+                        pairs = zip(before, await ends(stream), strict=True)
+                        return all(now >= then + 20 for then, now in pairs)
+
+                    await stream.until(others_own_all)  # so the session is over
                     victim.send_signal(signal.SIGCONT)
                     running.append(victim)
                 else:
                     victim.kill()
                     await victim.communicate()
                     running.append(await start(tmp_path, stream.document))
-            await asyncio.sleep(2.0)
+            asked = len(load.ids)
+            await stream.until(decided)
             for engine in running:
                 ended = await end(engine, signal.SIGTERM, 60.0)  # how soon is another test
                 assert ended.status in (0, -signal.SIGTERM), ended.err  # it may still have been starting
@@ -163,10 +174,18 @@ async def test_compaction_at_its_most_eager_leaves_what_a_restore_needs(kafka_bo
         "delete.retention.ms": "0",
     }
 
+    async def states() -> list[int]:
+        return [(await stream.user.bounds(stream.names.state, p))[1] for p in range(PARTITIONS)]
+
     async def shake(load: Load) -> None:
         for _ in range(5):
+            written = sum(await states())
+
+            async def published(written: int = written) -> bool:
+                return sum(await states()) >= written + 5 * PARTITIONS
+
             async with stream.running():
-                await asyncio.sleep(1.5)
+                await stream.until(published)
 
     async with stream.users():
         await stream.user.create([TopicSpec(stream.names.state, PARTITIONS, eager)])
@@ -175,13 +194,14 @@ async def test_compaction_at_its_most_eager_leaves_what_a_restore_needs(kafka_bo
 
         async def compacted() -> bool:
             kept = [len(await stream.records(stream.names.state, p)) for p in range(PARTITIONS)]
-            ends = [(await stream.user.bounds(stream.names.state, p))[1] for p in range(PARTITIONS)]
-            return sum(kept) < sum(ends) / 2
+            return sum(kept) < sum(await states()) / 2
 
         await stream.until(compacted)
 
 
-async def test_an_engine_that_starts_before_its_broker_waits_for_it(own_kafka: KafkaBroker) -> None:
+async def test_an_engine_that_starts_before_its_broker_waits_for_it(
+    own_kafka: KafkaBroker, caplog: pytest.LogCaptureFixture
+) -> None:
     stream = on(own_kafka.bootstrap, kafka={"startup_timeout": "90s"})
     async with stream.users():
         await stream.create()
@@ -189,7 +209,7 @@ async def test_an_engine_that_starts_before_its_broker_waits_for_it(own_kafka: K
     own_kafka.kill()
     engine = stream.engine()
     starting = asyncio.ensure_future(engine.start())
-    await asyncio.sleep(2.0)
+    await stream.until(lambda: caplog.text.count("trying again") >= 2 or starting.done())
     assert not starting.done()
     await asyncio.to_thread(own_kafka.restart)
     await starting

@@ -15,6 +15,7 @@ from typing import Any, NamedTuple
 MODELS = 3
 TICK = 40  # time steps after which evidence halves
 JOIN_WINDOW = 60  # time steps that a parked record waits
+QUALITY = ("thumb", "score")  # kinds that a voter may withdraw
 SLOTS = 3  # slots of a decision
 PARK = 6  # records that may be parked
 CHECKPOINT = 5  # journal records between two anchors that are remembered
@@ -98,9 +99,12 @@ class Decision(NamedTuple):
 
 
 class Feedback(NamedTuple):
-    """A vote or a withdrawal; ``decision`` is the request offset of a decision_id."""
+    """A vote or a withdrawal; ``decision`` is the request offset of a decision_id.
 
-    request_id: int
+    A withdrawal without ``request_id`` takes back all that its voter has said.
+    """
+
+    request_id: int | None
     decision: int | None
     feedback_id: int
     kind: str
@@ -299,6 +303,25 @@ class Core:
         slots[key] = Slot(seen, feedback.value, model, self.factors[model], on=True)
         return "revised" if slot else "applied"
 
+    def withdraw_voter(self, feedback: Feedback) -> str:
+        """Take back every quality vote of a voter on open decisions, and drop those that are parked."""
+        waiting, self.parked = self.parked, []
+        for parked in waiting:
+            if parked.feedback.kind in QUALITY and parked.feedback.voter == feedback.voter:
+                self.count("withdrawn")
+            else:
+                self.parked.append(parked)
+        found = len(self.parked) < len(waiting)
+        for slots in self.slots.values():
+            for (kind, voter), slot in slots.items():
+                if slot.on and kind in QUALITY and voter == feedback.voter:
+                    lost = self.factors[slot.model] - slot.factor if self.rules.log_factor else 0
+                    self.add(slot.model, -(Fraction(2) ** lost), slot.value)
+                    slot.on = False
+                    slot.feedback_ids.add(feedback.feedback_id)
+                    found = True
+        return "revised" if found else "elsewhere"
+
     def step(self, journal: list[Entry], found: int) -> None:
         """Apply the next journal record; ``found`` is the end of the decisions as far as the owner knows."""
         if self.j % CHECKPOINT == 0 and (not self.checkpoints or self.checkpoints[-1][0] < self.j):
@@ -370,6 +393,9 @@ class Core:
             self.count("copied_twice")
             return
         self.hi[event.source] = max(event.offset, last)
+        if event.feedback.request_id is None:
+            self.count(self.withdraw_voter(event.feedback))
+            return
         outcome = self.settle(journal_offset, event.feedback)
         if outcome is None and not self.rules.decided_records:
             outcome = "orphan"
@@ -524,6 +550,20 @@ class Oracle:
         self.votes[key] = Vote(seen, True, feedback.value, model, self.factors[model])
         return "revised" if vote else "applied"
 
+    def withdraw_voter(self, gone: Feedback) -> str:
+        """Turn off what a voter has said of decisions that are not closed, and forget what waits."""
+        stay = [(t, vote) for t, vote in self.parked if vote.kind not in QUALITY or vote.voter != gone.voter]
+        for _ in range(len(self.parked) - len(stay)):
+            self.count("withdrawn")
+        found = len(stay) < len(self.parked)
+        self.parked = stay
+        for (d, kind, voter), vote in self.votes.items():
+            if d >= self.X and kind != "usage" and voter == gone.voter and vote.on:
+                vote.on = False
+                vote.feedback_ids.append(gone.feedback_id)
+                found = True
+        return "revised" if found else "elsewhere"
+
     def read(self, entry: Entry) -> None:
         """Apply a journal record."""
         now, event = entry
@@ -552,6 +592,9 @@ class Oracle:
             self.count("copied_twice")
         else:
             self.hi[event.source] = event.offset
+            if event.feedback.request_id is None:
+                self.count(self.withdraw_voter(event.feedback))
+                return
             outcome = self.settle(event.feedback)
             if outcome is not None:
                 self.count(outcome)

@@ -100,6 +100,8 @@ class World:
 
     def targets(self, sent: Sent) -> Iterable[int]:
         """The partitions that a feedback record is copied to."""
+        if sent.feedback.request_id is None:
+            return range(PARTITIONS)
         known = sent.feedback.decision is not None or not self.wrong_partitioner
         return (sent.home,) if known else range(PARTITIONS)
 
@@ -140,6 +142,8 @@ class World:
             voter=dice.choice("uv") if kind != "usage" else "system",
             served=dice.randrange(MODELS) if dice.random() < 0.2 else None,
         )
+        if kind == "withdraw" and dice.random() < 0.3:  # all that this voter has said
+            feedback = feedback._replace(request_id=None, decision=None)
         source = dice.randrange(SOURCES)
         self.feedback[source].append(Sent(feedback, partition))
         if dice.random() < 0.25:  # the user's producer retries

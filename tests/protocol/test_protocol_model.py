@@ -111,7 +111,8 @@ def test_schedules_reach_every_outcome_and_every_kind_of_trouble() -> None:
             if offsets != sorted(set(offsets)):
                 trouble.add("decided twice")
             outcomes |= set(oracle(world.decisions[p], world.journals[p]).ledger)
-    assert outcomes == {"applied", "revised", "duplicate", "late", "orphan", "rejected", "copied_twice"}
+    settled = {"applied", "revised", "duplicate", "late", "orphan", "rejected", "elsewhere", "withdrawn"}
+    assert outcomes == {*settled, "copied_twice"}
     assert trouble == {"zombie", "parked", "decided twice"}
 
 
@@ -121,7 +122,7 @@ def test_schedules_reach_every_outcome_and_every_kind_of_trouble() -> None:
 DECISIONS = [Decision(0, 100, 0), Decision(1, 101, 1), Decision(0, 100, 2)]
 
 
-def thumb(request_id: int, feedback_id: int, kind: str = "thumb") -> Feedback:
+def thumb(request_id: int | None, feedback_id: int, kind: str = "thumb") -> Feedback:
     return Feedback(request_id, None, feedback_id, kind, 10, "u", None)
 
 
@@ -169,6 +170,28 @@ def test_withdrawal_leaves_nothing_behind_after_a_verdict() -> None:
     )
     assert core.evidence[0] == [0, 0]
     assert core.ledger == {"applied": 1, "revised": 1, "duplicate": 1}
+
+
+def test_all_that_a_voter_said_is_withdrawn_but_usage_and_what_is_closed() -> None:
+    core = play(
+        [
+            Decided(2),
+            Copied(0, 0, thumb(100, 1)),
+            Copied(0, 1, thumb(101, 2)),
+            Copied(0, 2, thumb(101, 3, "score")),
+            Copied(0, 3, thumb(101, 4, "usage")),
+            Copied(0, 4, thumb(101, 5)._replace(voter="v")),
+            Copied(0, 5, thumb(102, 6)),  # waits
+            Expire(1),
+            Copied(1, 0, thumb(None, 7, "withdraw")),
+            Copied(1, 1, thumb(None, 8, "withdraw")),  # nothing is left
+            Copied(1, 2, thumb(101, 7, "score")),  # sent again, and known from the withdrawal
+        ]
+    )
+    assert core.evidence[0] == [1, 10], "the vote on a closed decision stays"
+    assert core.evidence[1] == [1, 10], "usage stays"
+    assert (core.ledger.pop("applied"), core.ledger.pop("rejected")) == (4, 1), "three slots per decision"
+    assert core.ledger == {"withdrawn": 1, "revised": 1, "elsewhere": 1, "duplicate": 1}
 
 
 def test_control_gap_and_decided_beyond_the_log_are_violations() -> None:
