@@ -217,9 +217,10 @@ class Partition:
         Returns
         -------
         bool
-            False when there is a gap before `base`: read decisions from `learner.end` to their end first.
+            False when memory is not the log before `base`, or another owner's decisions on the same requests were read
+            from it meanwhile: read decisions from `learner.end` to their end, these among them.
         """
-        if base != self.learner.end:
+        if base != self.learner.end or (known.ids and known.request_offsets[0] < self.learner.r):
             return False
         self.learner.know_batch(known, base, timestamp)
         if known.ids:
