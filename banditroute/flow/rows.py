@@ -91,21 +91,22 @@ class Rows:
             self._index.insert(np.array([identity[1]], np.uint64), np.array([number]))
         (self._shadows if header.shadow else self._newest).add(number, [known.header])
 
-    def add_batch(self, base: int, timestamp: int, batch: KnownBatch) -> None:
-        """Take note of decisions of our own that were appended at log offset `base`, request offsets ascending.
+    def add_batch(self, base: int, timestamps: NDArray[np.int64], batch: KnownBatch) -> None:
+        """Take note of decisions that the log has from offset `base` on, request offsets ascending.
 
         All of them are first: what has a decision already is not decided again.
         """
         ids, kinds = self.identifier.of_each(batch.ids), self._kinds.of_batch(batch)
         done, n = 0, len(batch.ids)
         while done < n:
-            block, row = self._room(base + done, int(batch.request_offsets[done]), timestamp)
+            block, row = self._room(base + done, int(batch.request_offsets[done]), int(timestamps[done]))
             count = min(n - done, BLOCK - row)
-            while not block.fits(
-                base + done + count, int(batch.request_offsets[done + count - 1]), timestamp
+            last, times = int(batch.request_offsets[done + count - 1]), timestamps[done : done + count]
+            if not all(
+                block.fits(base + done + count, last, int(time)) for time in (times.min(), times.max())
             ):
-                count = 1  # a leap in the request offsets
-            self._fill(block, row, ids, kinds, base, timestamp, batch, slice(done, done + count))
+                count = 1  # a leap in the request offsets or in time
+            self._fill(block, row, ids, kinds, base, timestamps, batch, slice(done, done + count))
             first = self._end
             block.filled += count
             numbers = np.arange(first, first + count)
@@ -120,7 +121,7 @@ class Rows:
         ids: NDArray[np.uint64],
         kinds: NDArray[np.uint32],
         base: int,
-        timestamp: int,
+        timestamps: NDArray[np.int64],
         batch: KnownBatch,
         part: slice,
     ) -> None:
@@ -130,7 +131,7 @@ class Rows:
         into["predictions"] = batch.predictions[part, :4]
         into["tenant"] = [self.identifier.of_name(tenant) for tenant in batch.tenants[part]]
         into["tokens"] = batch.tokens[part]
-        into["timestamp"] = timestamp - block.timestamp
+        into["timestamp"] = timestamps[part] - block.timestamp
         into["kind"] = kinds[part]
         into["segment"] = [self._segments.number(segment) for segment in batch.segments[part]]
         into["flags"] = FIRST
