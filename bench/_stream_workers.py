@@ -39,7 +39,7 @@ async def run_engine(document: dict[str, Any], count: int, answers: int) -> dict
     deadline = time.monotonic() + PATIENCE
     try:
         while True:
-            await asyncio.sleep(0.02)
+            await asyncio.sleep(0.1)
             if warm(engine):
                 window.look(engine.stats.decisions)
             if engine.failure is not None:

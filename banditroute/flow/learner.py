@@ -10,6 +10,9 @@ import math
 from collections import deque
 from collections.abc import Sequence
 
+import numpy as np
+from numpy.typing import NDArray
+
 from banditroute.events import Control, Copied, Decided, Expire, JournalRecord
 from banditroute.flow.chunk import Chunk, readable
 from banditroute.flow.effects import NeedDecisions, Parked, Ready
@@ -65,11 +68,11 @@ class Learner(Runs):
         self.end = decision.offset + 1
         self.r = max(self.r, header.request_offset + 1)
 
-    def know_batch(self, batch: KnownBatch, base: int, timestamp: int) -> None:
-        """Take note of decisions of our own, which the log has from offset `base` on."""
+    def know_batch(self, batch: KnownBatch, base: int, timestamps: NDArray[np.int64]) -> None:
+        """Take note of first decisions, which the log has from offset `base` on."""
         count = len(batch.ids)
         if count:
-            self.pending.add_batch(base, timestamp, batch)
+            self.pending.add_batch(base, timestamps, batch)
             self.end = base + count
             self.r = int(batch.request_offsets[-1]) + 1
 

@@ -7,10 +7,11 @@ States go one way and back only through a new restore::
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from typing import Final
 
 import msgspec
+import numpy as np
 
 from banditroute.errors import StateError
 from banditroute.events import Control, Decided, Edit, Expire, JournalRecord, decode_decision_key, encode
@@ -18,14 +19,14 @@ from banditroute.flow.chunk import Chunk, readable
 from banditroute.flow.decider import OutputRecord
 from banditroute.flow.effects import Ready
 from banditroute.flow.fields import Fields, LearnerSettings
-from banditroute.flow.header import HEADER_NAME
 from banditroute.flow.known import KnownBatch, KnownDecision
 from banditroute.flow.learner import Learner
 from banditroute.flow.pending import KEPT_WHOLE
+from banditroute.flow.read_back import Logged, header_of, read_back
 from banditroute.flow.runs import Watch
 from banditroute.flow.snapshot import Genesis, Mark, State, genesis_state, mark_of, settings_digest
 
-__all__ = ["Partition", "genesis_state", "header_of"]
+__all__ = ["Partition", "genesis_state"]
 
 CHECKPOINT_EVERY: Final = 1000  # journal records between two remembered positions
 MAX_CHECKPOINTS: Final = 512  # beyond it every other one is forgotten
@@ -189,6 +190,23 @@ class Partition:
 
     # -- decisions ---------------------------------------------------------------------------------
 
+    def read_decisions(self, records: Sequence[Logged]) -> None:
+        """Take note of decision records read from the log, in order: as `read_decision` of each."""
+        learner = self.learner
+        batch = None
+        if records and learner.end == records[0].offset == records[-1].offset - len(records) + 1:
+            batch = read_back(records, learner.spec_id, learner.r)
+        if batch is None:
+            for record in records:
+                self.read_decision(record.offset, record.timestamp, record.value, record.headers)
+            return
+        if self._unverified["decisions"] is not None:
+            for record in records:
+                self._verify("decisions", record.offset, record.value)
+        timestamps = np.fromiter((record.timestamp for record in records), np.int64, len(records))
+        learner.know_batch(batch, records[0].offset, timestamps)
+        self._decisions_last = (records[-1].offset, records[-1].value)
+
     def read_decision(
         self, offset: int, timestamp: int, value: bytes | None, headers: Iterable[tuple[str, bytes]]
     ) -> None:
@@ -217,11 +235,12 @@ class Partition:
         Returns
         -------
         bool
-            False when there is a gap before `base`: read decisions from `learner.end` to their end first.
+            False when memory is not the log before `base`, or another owner's decisions on the same requests were read
+            from it meanwhile: read decisions from `learner.end` to their end, these among them.
         """
-        if base != self.learner.end:
+        if base != self.learner.end or (known.ids and known.request_offsets[0] < self.learner.r):
             return False
-        self.learner.know_batch(known, base, timestamp)
+        self.learner.know_batch(known, base, np.full(len(known.ids), timestamp, np.int64))
         if known.ids:
             self._decisions_last = (self.learner.end - 1, last)
         return True
@@ -376,8 +395,3 @@ class Partition:
 
 def _mark(last: tuple[int, bytes | None] | None, restored: Mark | None) -> Mark | None:
     return restored if last is None else mark_of(*last)
-
-
-def header_of(headers: Iterable[tuple[str, bytes]]) -> bytes:
-    """Return our header among those of a decision record, empty if it is not there."""
-    return next((content for name, content in headers if name == HEADER_NAME), b"")

@@ -42,6 +42,9 @@ class Mortal(MemoryClient):
         self.last = last
         self.effects = 0
         self.dead = asyncio.Event()
+        self.held = ""  # a topic to which nothing gets through
+        self.waiting = 0  # appends that do not
+        self.let_go = asyncio.Event()
 
     async def _alive(self) -> None:
         if self.dead.is_set():
@@ -54,6 +57,9 @@ class Mortal(MemoryClient):
 
     async def append(self, topic: str, partition: int, records: Sequence[OutputRecord]) -> list[Ack]:
         await self._alive()
+        if topic == self.held:
+            self.waiting += 1
+            await self.let_go.wait()
         await self._effect()
         acks = await super().append(topic, partition, records)
         await self._alive()

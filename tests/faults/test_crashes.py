@@ -9,7 +9,9 @@ import pytest
 from banditroute.flow.decider import OutputRecord
 from banditroute.flow.snapshot import State, decode_state
 from banditroute.runtime.topics import create_topics
+from tests import naive
 from tests.faults.memory import Mortal, World, kill, start
+from tests.stream.harness import PARTITIONS, as_naive
 
 pytestmark = [pytest.mark.asyncio, pytest.mark.usefixtures("hasty")]
 
@@ -82,6 +84,37 @@ async def test_an_owner_that_was_cut_off_and_goes_on_changes_nothing(seed: int) 
     ledger, later = await world.prove()
     assert later > 0, "both have decided"
     assert ledger["copied_twice"] > 0, "both have copied"
+
+
+async def test_decisions_that_land_behind_those_of_another_owner_are_later_ones() -> None:
+    world = World(1)
+    await world.create()
+    log, decisions = world.log, world.stream.names.decisions
+    async with world.running() as zombie:
+        client = zombie.client
+        assert isinstance(client, Mortal)
+        client.held = decisions
+        await world.traffic(1)
+        await world.until(lambda: client.waiting == PARTITIONS)
+        client.cut_off()
+        async with world.running():
+            await world.until(world.finished)
+            learners = [zombie.partitions[number].partition.learner for number in range(PARTITIONS)]  # type: ignore[union-attr]
+
+            def knows_all() -> bool:
+                return all(len(log.log(decisions, p)) == one.fields.D for p, one in enumerate(learners))
+
+            await world.until(knows_all)  # from the journal, while its own are under way
+            before = [len(log.log(decisions, number)) for number in range(PARTITIONS)]
+            client.let_go.set()
+            await world.until(lambda: all(len(log.log(decisions, p)) > n for p, n in enumerate(before)))
+            await world.until(knows_all)
+            for number, learner in enumerate(learners):
+                records = [as_naive(record) for record in log.log(decisions, number)]
+                assert learner.ledger["first"] == len(naive.first_decisions(records)) < len(records)
+    await world.finish()
+    _, later = await world.prove()
+    assert later > 0
 
 
 @pytest.mark.slow

@@ -45,6 +45,10 @@ async def offsets(seed: int) -> None:
     await test_crashes.test_committed_offsets_are_a_hint_and_nothing_rests_on_them("set back", seed)
 
 
+async def behind(_: int) -> None:
+    await test_crashes.test_decisions_that_land_behind_those_of_another_owner_are_later_ones()
+
+
 async def board(_: int) -> None:
     await test_crashes.test_what_a_board_knows_of_others_never_goes_backwards_and_owners_publish_again()
 
@@ -153,6 +157,19 @@ def no_gap_check(patch: pytest.MonkeyPatch) -> None:
     patch.setattr(Partition, "acknowledged", acknowledged)
 
 
+def no_look_at_what_was_decided_meanwhile(patch: pytest.MonkeyPatch) -> None:
+    """Decisions that follow what memory knows are first, whoever decided the same requests while they were written."""
+    real = Partition.acknowledged
+
+    def acknowledged(self: Partition, *rest: Any) -> bool:
+        r, self.learner.r = self.learner.r, 0
+        done = real(self, *rest)
+        self.learner.r = max(self.learner.r, r)
+        return done
+
+    patch.setattr(Partition, "acknowledged", acknowledged)
+
+
 def no_source_offsets(patch: pytest.MonkeyPatch) -> None:
     """What was copied twice counts twice."""
     real = Learner._feedback
@@ -190,6 +207,7 @@ MUTANTS: dict[str, tuple[Patch, Test]] = {
     "request-offset rule": (no_request_offset_rule, offsets),
     "first rule": (no_first_rule, zombies),
     "gap check on acknowledged offsets": (no_gap_check, zombies),
+    "look at what was decided meanwhile": (no_look_at_what_was_decided_meanwhile, behind),
     "source-offset dedupe": (no_source_offsets, zombies),
     "waiting for reasons": (no_waiting_for_reasons, reasons),
     "hole check": (no_hole_check, retention),
