@@ -244,9 +244,8 @@ class Router:
         """
         feedback = list(feedback)
         events = feedback_each(feedback)
-        if events is None or any(
-            event.model is not None and event.model not in self._catalog for event in events
-        ):
+        models = {event.model for event in events or ()} - {None}
+        if events is None or any(model not in self._catalog for model in models):
             events = [
                 self._valid_feedback(event, f"feedback {index}") for index, event in enumerate(feedback)
             ]

@@ -36,7 +36,7 @@ from bench.harness import Report, Row, interleave, one_thread, options, progress
 PACKAGES = ("banditroute", "numpy", "numba", "river", "mabwiser", "joblib")
 SEED = 1000
 ROUNDS, SUITE_ROUNDS = 500_000, 1_000_000
-ROUTER, RIVER, LINUCB, MABWISER = 32_768, 5000, 1500, 600
+ROUTER, RIVER, LINUCB, MABWISER = 131_072, 5000, 1500, 600
 POLL = 256
 BARS = {"compiled": 500_000.0, "router": 100_000.0, "flip-1M-20-seeds": 180.0}
 SUITE = ("banditroute", "uniform", "epsilon-greedy", "ucb1", "beta-ts", "linucb")
@@ -70,13 +70,13 @@ def play(make: Callable[[], Any], parts: list[Episode], rounds: int) -> float:
 class Router:
     """The library face, fed as a stream feeds it: a poll of requests, then their votes."""
 
-    def __init__(self, world: Episode) -> None:
-        self.policy: Any = POLICIES["router"](world, SEED)
-        self.names = {name: k for k, name in enumerate(world.names)}
-        self.requests = [
-            {"request_id": str(t), "context": row} for t, row in enumerate(world.x[:, 1:].tolist())
-        ]
-        self.votes = np.clip(world.quality, 0.0, 1.0).tolist()
+    def __init__(self, world: list[Episode], rounds: int) -> None:
+        self.policy: Any = POLICIES["router"](world[0], SEED)
+        self.names = {name: k for k, name in enumerate(world[0].names)}
+        contexts = [row for part in world for row in part.x[:, 1:].tolist()][:rounds]
+        self.requests = [{"request_id": str(t), "context": row} for t, row in enumerate(contexts)]
+        self.votes = [row for part in world for row in np.clip(part.quality, 0.0, 1.0).tolist()][:rounds]
+        assert len(self.requests) == rounds
 
     def run(self) -> None:
         router = self.policy.router
@@ -204,7 +204,7 @@ def main() -> None:
     head = linear[0]
     contenders: dict[str, Callable[[], float]] = {
         "compiled": lambda: play(lambda: CompiledOurs(head, SEED, rounds), linear, rounds),
-        "router": lambda: timed(ROUTER, Router(head.upto(ROUTER)).run),
+        "router": lambda: timed(ROUTER, Router(linear, ROUTER).run),
     }
     for make in (river_contenders, mabwiser_contenders):
         try:
@@ -224,7 +224,7 @@ def main() -> None:
     for part in (linear, flip):  # compile
         CompiledOurs(part[0], SEED, 64).play(part[0].upto(64))
         CompiledBaseline("uniform", part[0], SEED, 64).play(part[0].upto(64))
-    Router(head.upto(POLL)).run()
+    Router(linear, POLL).run()
     found = interleave(contenders, 3, progress)
     progress_done()
     peers = [who for who in ("river", "river-linucb", "mabwiser") if who in found]

@@ -190,19 +190,19 @@ def feedback_of(event: Feedback | Mapping[str, Any]) -> Feedback | Rejected:
 def requests_of(events: Sequence[Request | Mapping[str, Any]]) -> list[Request] | None:
     """Validate many requests as `request_of` does; None when one of them is refused."""
     requests = _convert_each(events, Request, list[Request])
-    if requests is None:
-        return None
-    return requests if all(_surely_fine(each) or _check_request(each) is None for each in requests) else None
+    for request in requests or ():
+        if not _surely_fine(request) and _check_request(request) is not None:
+            return None
+    return requests
 
 
 def feedback_each(events: Sequence[Feedback | Mapping[str, Any]]) -> list[Feedback] | None:
     """Validate many feedback events as `feedback_of` does; None when one of them is refused."""
     feedback = _convert_each(events, Feedback, list[Feedback])
-    if feedback is None:
-        return None
-    return (
-        feedback if all(_surely_a_vote(each) or _check_feedback(each) is None for each in feedback) else None
-    )
+    for event in feedback or ():
+        if not _surely_a_vote(event) and _check_feedback(event) is not None:
+            return None
+    return feedback
 
 
 def rejected(error: Exception) -> Rejected:
@@ -246,7 +246,7 @@ def _convert(event: Any, kind: type[T]) -> T | Rejected:
 
 
 def _convert_each(events: Sequence[Any], kind: type[T], many: type[list[T]]) -> list[T] | None:
-    if any(isinstance(event, kind) for event in events):
+    if any(issubclass(each, kind) for each in set(map(type, events))):
         events = [msgspec.to_builtins(event) if isinstance(event, kind) else event for event in events]
     try:
         return msgspec.convert(events, many)

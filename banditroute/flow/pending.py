@@ -153,6 +153,8 @@ class Pending(Rows):
 
     def segments(self, numbers: NDArray[np.int64]) -> list[str | None]:
         """Return the segments that some numbers stand for."""
+        if not numbers.any():
+            return [None] * len(numbers)
         return [self._segments[number] for number in numbers.tolist()]
 
     def _kind_table(self) -> NDArray[np.int64]:

@@ -129,11 +129,15 @@ class Rows:
         into = block.columns[rows]
         into["id"] = ids[part]
         into["predictions"] = batch.predictions[part, :4]
-        into["tenant"] = [self.identifier.of_name(tenant) for tenant in batch.tenants[part]]
+        tenants, segments = batch.tenants[part], batch.segments[part]
+        into["tenant"] = into["segment"] = 0
+        if tenants.count(None) < len(tenants):
+            into["tenant"] = [self.identifier.of_name(tenant) for tenant in tenants]
         into["tokens"] = batch.tokens[part]
         into["timestamp"] = timestamps[part] - block.timestamp
         into["kind"] = kinds[part]
-        into["segment"] = [self._segments.number(segment) for segment in batch.segments[part]]
+        if segments.count(None) < len(segments):
+            into["segment"] = [self._segments.number(segment) for segment in segments]
         into["flags"] = FIRST
         into["on"] = 0
         into["slot"] = NONE

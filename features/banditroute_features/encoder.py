@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from operator import attrgetter
 from typing import Any, Final
 
 import numpy as np
@@ -25,6 +26,9 @@ _U64: Final = (1 << 64) - 1
 _ROLES: Final = {"system": "s", "developer": "s", "user": "u", "assistant": "a"}
 _HASHED: Final = ("tag", "tenant", "session", "language", "cross", "char", "word", "embedding")
 _EXTENDED: Final = ("session", "language", "hour", "cross", "numeric", "embedding", "context")
+
+_NAMES: Final = ("session_id", "language", "hour", "max_output_tokens", "embedding", "context")
+_MORE: Final = attrgetter(*_NAMES)  # in one step, of a request that has them all
 
 
 class Encoder:
@@ -192,8 +196,12 @@ class Encoder:
     def _gather_more(self, request: Any, tags: Any, slots: list[Any], at: int) -> None:
         """Put the attributes that only some blocks read into their places; missing ones are None."""
         spec = self._spec
-        session, language = getattr(request, "session_id", None), getattr(request, "language", None)
-        hour = getattr(request, "hour", None)
+        try:
+            session, language, hour, most, embedding, context = _MORE(request)
+        except AttributeError:
+            session, language, hour, most, embedding, context = (
+                getattr(request, name, None) for name in _NAMES
+            )
         slots[at + 5 : at + 8] = session, language, hour
         if spec.cross:
             known = {
@@ -206,9 +214,9 @@ class Encoder:
             pairs = ((known[a], known[b]) for a, b in spec.crosses)
             crossed = tuple(f"{a}\x1f{b}" for a, b in pairs if a is not None and b is not None)
             slots[at + layout.CROSSES_AT] = crossed or None
-        slots[at + 9] = getattr(request, "max_output_tokens", None)
-        slots[at + 10] = numbers_of(getattr(request, "embedding", None)) if spec.embedding else None
-        slots[at + 11] = numbers_of(getattr(request, "context", None)) if spec.context else None
+        slots[at + 9] = most
+        slots[at + 10] = numbers_of(embedding) if spec.embedding else None
+        slots[at + 11] = numbers_of(context) if spec.context else None
 
 
 class _Workspace:
