@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import signal
+import statistics
 import subprocess
 import sys
 import threading
@@ -133,9 +134,14 @@ class Memory(threading.Thread):
         self._told.set()
         self.join()
 
-    def rise(self, name: str) -> tuple[float, float]:
-        """Return by how much the highest of the last third is above that of the middle third, and the highest."""
+    def rise(self, name: str) -> tuple[float, dict[str, float]]:
+        """Return by how much the highest of the last third is above that of the middle third, and more figures."""
         lives = [samples for (who, _), samples in self.samples.items() if who == name]
         values = [mb for _, mb in max(lives, key=len)]
         third = len(values) // 3
-        return max(values[-third:]) - max(values[third : 2 * third]), max(values)
+        middle, last = values[third : 2 * third], values[-third:]
+        more = {
+            "highest": max(values), "median_middle": statistics.median(middle), "median_last": statistics.median(last),
+            "last": values[-1],
+        }  # fmt: skip
+        return max(last) - max(middle), more
