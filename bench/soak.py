@@ -107,6 +107,7 @@ def everything(proof: Proof, deployment: Deployment) -> dict[str, Any]:
         "requests": proof.requests, "feedback": proof.feedback, "poison": proof.poison, "lost": len(proof.lost),
         "doubled": len(proof.doubled), "later": len(proof.later), "equal": proof.differs == 0,
         "slowest_end": max(deployment.engines.endings), "ledger": dict(proof.ledger), "wrong": proof.wrong,
+        "ended": deployment.engines.ended,
     }  # fmt: skip
 
 
