@@ -40,11 +40,11 @@ class Round:
         self._stop = threading.Event()
         self._reader: threading.Thread | None = None
 
-    def run(self, who: str, *, init: bool = True) -> float:
+    def run(self, who: str, *, init: bool = True, cold: bool = False) -> float:
         """Start the process and return how many seconds its engine took to start, without Python's own."""
         if who == "serve" and init:
             self.bench.created(self.topics[topic] for topic in OURS[3:])
-        self.process = start({"who": who, "config": self.document, "init": init})
+        self.process = start({"who": who, "config": self.document, "init": init, "cold": cold})
         assert self.process.stdout is not None
         told = self.process.stdout.readline()
         if not told:
@@ -162,7 +162,7 @@ def recovery(bench: Bench, decisions: int, partitions: int) -> dict[str, float]:
         round_.topics["requests"], orjson.dumps({"request_id": "probe", "prompt": "?"}), key
     )
     round_.producer.flush(30)
-    ready = round_.run("serve", init=False)
+    ready = round_.run("serve", init=False, cold=True)
     while key not in round_.seen:
         time.sleep(0.001)
         if time.perf_counter() > begin + PATIENCE:

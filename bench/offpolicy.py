@@ -3,8 +3,9 @@
 Every log is 2,000 decisions of the engine's policy, from nothing, in a world of its own. `floor` explores by lot one
 time in five, `plain` never does, `budget` solves for the cost weight, `budget-floor` does both. Targets: `uniform`;
 `soft`, a fixed policy that takes better models more often; `near`, the logged objective with noise reckoned from the
-log, whose truth is the mean over kinds of requests of what its choices in the log are worth. `value` is the share of logs whose 95 % interval holds the
-truth, of those that are not refused; `logs` says how many these are. `frequency` compares sampled choices with logged
+log. The truth is that of the world, not of the requests that happened to come: for `near`, the mean over kinds of
+requests of what its choices in the log are worth. `value` is the share of logs whose 95 % interval holds the truth, of
+those that are not refused; `logs` says how many these are. `frequency` compares sampled choices with logged
 propensities: the standard deviation of z = Σ (chosen − p) / √(Σ p (1 − p)) over logs and models is 1 if they agree.
 """
 

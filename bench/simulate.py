@@ -3,7 +3,8 @@
 `compiled` (1/s): the product's policy in the compiled path, K = 8 models, contexts of d = 32, votes at once, nothing
 changes; posteriors at the shipped cadence. `compiled-flip`: the same on thumbs without context. `world` and
 `world-flip` are the drawing of these worlds alone, shared by all policies that meet them. `router` (1/s): the same
-world through the library face, events in and out, decisions in polls of 256. `baseline-…`: the compiled baselines.
+world through the library face, events in and out, decisions and votes in polls of 256. `baseline-…`: the compiled
+baselines.
 
 The peers' simulators on the same world: `river` is `bandit.evaluate` with Thompson sampling, which knows nothing of
 contexts, on an environment that looks up its rewards; `river-linucb` is its LinUCB, which `bandit.evaluate` cannot
@@ -35,7 +36,7 @@ from bench.harness import Report, Row, interleave, one_thread, options, progress
 PACKAGES = ("banditroute", "numpy", "numba", "river", "mabwiser", "joblib")
 SEED = 1000
 ROUNDS, SUITE_ROUNDS = 500_000, 1_000_000
-ROUTER, RIVER, LINUCB, MABWISER = 8192, 5000, 1500, 600
+ROUTER, RIVER, LINUCB, MABWISER = 32_768, 5000, 1500, 600
 POLL = 256
 BARS = {"compiled": 500_000.0, "router": 100_000.0, "flip-1M-20-seeds": 180.0}
 SUITE = ("banditroute", "uniform", "epsilon-greedy", "ucb1", "beta-ts", "linucb")
@@ -80,9 +81,15 @@ class Router:
     def run(self) -> None:
         router = self.policy.router
         for start in range(0, len(self.requests), POLL):
-            for i, decision in enumerate(router.decide_many(self.requests[start : start + POLL]), start):
-                value = self.votes[i][self.names[decision.model]]
-                router.learn({"request_id": decision.request_id, "kind": "score", "value": value})
+            decisions = router.decide_many(self.requests[start : start + POLL])
+            router.learn_many(
+                {
+                    "request_id": decision.request_id,
+                    "kind": "score",
+                    "value": self.votes[i][self.names[decision.model]],
+                }
+                for i, decision in enumerate(decisions, start)
+            )
 
 
 class RiverWorld:

@@ -12,6 +12,7 @@ from typing import Any
 
 import numpy as np
 
+from banditroute.bandit import _kernels_change
 from banditroute.bandit._kernels_lanes import TILE, add_row, dot, downdate, half_times, triangle_size
 from banditroute.bandit._kernels_memory import carray, pointer
 from banditroute.bandit.packing import BONUS, COVARIANCE_AT, HEADER, LANES_AT, NOISE, QBAR, SPREAD
@@ -232,6 +233,30 @@ def follow_votes(state: Any, x: Any, models: Any, qualities: Any, weights: Any) 
     for i in range(models.shape[0]):
         if models[i] >= 0 and not math.isnan(qualities[i]):
             follow(state, x[i], models[i], qualities[i], weights[i])
+
+
+@kernel
+def judge_votes(
+    state: Any, x: Any, models: Any, qualities: Any, worth: Any, weights: Any, sums: Any, rows: Any
+) -> int:
+    """Do what `follow_votes` does, with weights times worth, after a look at each vote that is not taken back.
+
+    Model k has row ``rows[k]`` in the ``sums`` of a change detector. Return the place of the vote that says that its
+    model has changed, the last one that was folded in, or -1.
+    """
+    for i in range(models.shape[0]):
+        k, alarm = models[i], False
+        if k < 0 or math.isnan(qualities[i]):
+            continue
+        if weights[i] > 0.0:
+            residual, variance = surprise(state, x[i], k, qualities[i])
+            weight = worth[i]
+            spread = weight + weight * weight * (variance - 1.0)
+            alarm = _kernels_change.observe(sums, rows[k], weight, weight * residual, spread)
+        follow(state, x[i], k, qualities[i], weights[i] * worth[i])
+        if alarm:
+            return i
+    return -1
 
 
 @kernel

@@ -25,16 +25,16 @@ def _utility(prediction: Any, cost_weight: float, latency_weight: float, pool: f
 
 @kernel
 def given_up(
-    info: Any, rank: Any, candidates: Any, cost_weight: Any, latency_weight: Any, pool: float
+    info: Any, rank: Any, candidates: Any, chance: Any, limits: Any, latency: int, pool: float
 ) -> tuple[int, int, float]:
     """Count the decisions that a model serves and those that explore; sum up the expected utility forgone.
 
     Parameters
     ----------
-    info, rank, candidates
+    info, rank, candidates, chance
         As in `batch.Choices`.
-    cost_weight, latency_weight : float64[n]
-        In use.
+    limits, latency
+        As in `batch.DecideBatch`, and which of its columns is the latency weight.
     pool : float
         Mean log(ms) for models without a latency of their own, NaN if nothing is known.
     """
@@ -47,12 +47,12 @@ def given_up(
         if info[row, 2] == 0:
             continue  # the model of largest expected utility
         explored += 1
-        own = _utility(candidates[row, info[row, 0]], cost_weight[row], latency_weight[row], pool)
+        own = _utility(candidates[row, info[row, 0]], chance[row, 0], limits[row, latency], pool)
         best = own
         for place in range(rank.shape[1]):
             model = rank[row, place]
             if model < 0:
                 break
-            best = max(best, _utility(candidates[row, model], cost_weight[row], latency_weight[row], pool))
+            best = max(best, _utility(candidates[row, model], chance[row, 0], limits[row, latency], pool))
         forgone += best - own
     return served, explored, forgone

@@ -11,11 +11,15 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Final
 
+import numpy as np
+from numpy.typing import NDArray
+
+from banditroute.bandit import _kernels_change
+from banditroute.bandit._kernels_change import LARGEST, SHIFTS, THRESHOLD
 from banditroute.bandit.evidence import ModelKey
 
-SHIFTS: Final = (1.0, 0.4)  # sizes of the shifts looked for, in standard deviations of the noise of one vote
-THRESHOLD: Final = 13.0  # of a cumulative log-likelihood ratio: a false alarm per exp(13) votes or fewer
-LARGEST: Final = 2.5  # residuals are clipped here, on average over the votes learned together
+__all__ = ["LARGEST", "SHIFTS", "THRESHOLD", "ChangeDetector", "verdict"]
+
 LEAST_VOTES: Final = 10.0  # a model with fewer has nothing to forget
 KEPT_VOTES: Final = 1.0  # what is left of the changed model's votes
 OTHERS_VOTES: Final = 100.0  # at most this much is left of every other model's,
@@ -41,7 +45,16 @@ class ChangeDetector:
     """
 
     def __init__(self) -> None:
-        self._sums: dict[ModelKey, list[float]] = {}
+        self._rows: dict[ModelKey, int] = {}
+        self.sums: NDArray[np.float64] = np.zeros((0, 2 * len(SHIFTS)))
+
+    def row(self, key: ModelKey) -> int:
+        """Return the row of a model in `sums`, float64[models, 4], which grows with a new one."""
+        row = self._rows.get(key)
+        if row is None:
+            row = self._rows[key] = len(self.sums)
+            self.sums = np.concatenate((self.sums, np.zeros((1, self.sums.shape[1]))))
+        return row
 
     def observe(self, key: ModelKey, votes: float, residual: float, variance: float) -> bool:
         """Take votes of a model that were learned together; return whether it has changed.
@@ -59,21 +72,12 @@ class ChangeDetector:
         variance : float
             Of that sum, in the square of the same unit.
         """
-        residual = min(max(residual, -LARGEST * votes), LARGEST * votes)
-        sums = self._sums.setdefault(key, [0.0] * (2 * len(SHIFTS)))
-        alarm = False
-        for i, shift in enumerate(SHIFTS):
-            size = shift * votes
-            for j, signed in ((2 * i, residual), (2 * i + 1, -residual)):
-                sums[j] = max(0.0, sums[j] + (size * signed - 0.5 * size * size) / variance)
-                alarm = alarm or sums[j] > THRESHOLD
-        if alarm:
-            self.restart(key)
-        return alarm
+        row = self.row(key)
+        return bool(_kernels_change.observe(self.sums, row, float(votes), float(residual), float(variance)))
 
     def restart(self, key: ModelKey) -> None:
         """Forget the cumulative sums of a model."""
-        self._sums.pop(key, None)
+        self.sums[self.row(key)] = 0.0
 
 
 def verdict(changed: ModelKey, votes: Mapping[ModelKey, float]) -> dict[str, float] | None:

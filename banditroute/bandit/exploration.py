@@ -52,7 +52,7 @@ class Exploration:
     def decided(self, policy: Policy, batch: DecideBatch, choices: Choices) -> None:
         """Count the decisions of a batch, and keep a sample of its requests."""
         served, explored, forgone = given_up(
-            choices.info, choices.rank, choices.candidates, choices.cost_weight, batch.limits[:, _LATENCY],
+            choices.info, choices.rank, choices.candidates, choices.chance, batch.limits, _LATENCY,
             policy.posterior.latency_pool,
         )  # fmt: skip
         self.decisions += served

@@ -10,6 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from banditroute.bandit import _kernels_evidence
+from banditroute.bandit.change import ChangeDetector
 from banditroute.bandit.evidence import Evidence, ModelKey, RowKey
 from banditroute.bandit.packing import covariance_of, weights_of
 from banditroute.bandit.prior import ModelPrior
@@ -85,6 +86,11 @@ class Working:
         return self._state
 
     @property
+    def until_due(self) -> int:
+        """How many more votes make a derive due; at least 1."""
+        return max(1, math.ceil(self._needed - self._new))
+
+    @property
     def cadence(self) -> tuple[int, float]:
         """Votes since the last derive, and at how many of them the next one is due."""
         return self._new, self._needed
@@ -137,8 +143,42 @@ class Working:
             Kinds of feedback.
         """
         self._new += len(models)
-        worth = np.array([self._kinds.get(name, YARDSTICK) for name in names])[kinds]
-        _kernels_evidence.follow_votes(self._state, x, models, qualities - worth[:, 1], weights * worth[:, 0])
+        worth, bias = self._worth(kinds, names)
+        _kernels_evidence.follow_votes(self._state, x, models, qualities - bias, weights * worth)
+
+    def observe_until_changed(
+        self,
+        models: NDArray[np.int64],
+        x: NDArray[np.float32],
+        qualities: NDArray[np.float64],
+        weights: NDArray[np.float64],
+        kinds: NDArray[np.uint8],
+        names: Sequence[str],
+        detector: ChangeDetector,
+    ) -> int | None:
+        """Do what `observe_many` does, but show every vote to a detector first, as `surprise` has it.
+
+        Returns
+        -------
+        int or None
+            Place of the vote with which its model has changed, the last one that was followed.
+        """
+        worth, bias = self._worth(kinds, names)
+        rows = np.array([detector.row(model.key) for model in self.models], np.int64)
+        at = int(
+            _kernels_evidence.judge_votes(
+                self._state, x, models, qualities - bias, worth, weights, detector.sums, rows
+            )
+        )
+        self._new += len(models) if at < 0 else at + 1
+        return None if at < 0 else at
+
+    def _worth(
+        self, kinds: NDArray[np.uint8], names: Sequence[str]
+    ) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
+        """Return weight and bias of the kind of each vote."""
+        table = np.array([self._kinds.get(name, YARDSTICK) for name in names])
+        return table[kinds, 0], table[kinds, 1]
 
     def learn(
         self,

@@ -27,8 +27,10 @@ from banditroute.events.inputs import (
     Request,
     decode_feedback,
     decode_request,
+    feedback_each,
     feedback_of,
     request_of,
+    requests_of,
 )
 from banditroute.events.records import (
     Alert,
@@ -96,6 +98,8 @@ __all__ = [
     "decode_request",
     "edit_of",
     "encode",
+    "feedback_each",
     "feedback_of",
     "request_of",
+    "requests_of",
 ]

@@ -187,6 +187,24 @@ def feedback_of(event: Feedback | Mapping[str, Any]) -> Feedback | Rejected:
     return feedback if isinstance(feedback, Rejected) else _check_feedback(feedback) or feedback
 
 
+def requests_of(events: Sequence[Request | Mapping[str, Any]]) -> list[Request] | None:
+    """Validate many requests as `request_of` does; None when one of them is refused."""
+    requests = _convert_each(events, Request, list[Request])
+    if requests is None:
+        return None
+    return requests if all(_surely_fine(each) or _check_request(each) is None for each in requests) else None
+
+
+def feedback_each(events: Sequence[Feedback | Mapping[str, Any]]) -> list[Feedback] | None:
+    """Validate many feedback events as `feedback_of` does; None when one of them is refused."""
+    feedback = _convert_each(events, Feedback, list[Feedback])
+    if feedback is None:
+        return None
+    return (
+        feedback if all(_surely_a_vote(each) or _check_feedback(each) is None for each in feedback) else None
+    )
+
+
 def rejected(error: Exception) -> Rejected:
     """Turn what a decoder raised into one short sentence; of the payload it holds a wrong tag at most."""
     if isinstance(error, UnicodeDecodeError):
@@ -227,6 +245,15 @@ def _convert(event: Any, kind: type[T]) -> T | Rejected:
         return rejected(error)
 
 
+def _convert_each(events: Sequence[Any], kind: type[T], many: type[list[T]]) -> list[T] | None:
+    if any(isinstance(event, kind) for event in events):
+        events = [msgspec.to_builtins(event) if isinstance(event, kind) else event for event in events]
+    try:
+        return msgspec.convert(events, many)
+    except (msgspec.ValidationError, TypeError, RecursionError):
+        return None
+
+
 def _is_ascii(value: bytes) -> bool:
     """Tell whether all strings of a JSON text are surely ASCII."""
     return value.isascii() and value.find(_BACKSLASH) < 0  # an escape may stand for anything
@@ -254,9 +281,40 @@ def _too_long(values: Sequence[tuple[str, str | None]]) -> Rejected | None:
 
 
 def _not_finite(values: Sequence[float] | None, path: str) -> Rejected | None:
-    if values is not None and not all(map(math.isfinite, values)):
+    # a sum is finite only if all numbers are, and the quicker test
+    if values is not None and not math.isfinite(sum(values)) and not all(map(math.isfinite, values)):
         return Rejected(f"Expected finite numbers - at `$.{path}`")
     return None
+
+
+def _surely_fine(request: Request) -> bool:
+    """Tell whether a request is one of the usual kind that `_check_request` lets pass: the quick answer."""
+    request_id, context = request.request_id, request.context
+    return (
+        len(request_id) <= MAX_ID_BYTES
+        and request_id.isascii()
+        and (math.isfinite(sum(context)) if context is not None else request.prompt is not None)
+        and request.embedding is None
+        and not request.tags
+        and request.tenant is request.session_id is request.language is None
+        and request.cost_weight is request.max_cost_usd is request.max_latency_ms is request.deadline is None
+    )
+
+
+def _surely_a_vote(feedback: Feedback) -> bool:
+    """Tell whether feedback is of the usual kind that `_check_feedback` lets pass: the quick answer."""
+    request_id, value = feedback.request_id, feedback.value
+    return (
+        request_id is not None
+        and type(value) is float
+        and value == value  # no NaN
+        and feedback.kind in ("score", "judge")
+        and len(request_id) <= MAX_ID_BYTES
+        and request_id.isascii()
+        and feedback.decision_id is feedback.feedback_id is feedback.model is None
+        and feedback.source is feedback.voter is feedback.tenant is None
+        and feedback.cost_usd is feedback.latency_ms is None
+    )
 
 
 def _check_request(request: Request, *, ascii_only: bool = False) -> Rejected | None:

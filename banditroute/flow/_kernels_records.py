@@ -240,3 +240,10 @@ def write_records(
             at = _part(out, at, extra[0], extra[1], row)
         row += 1
     return row, at
+
+
+@kernel
+def take_headers(body: Any, spans: Any, out: Any) -> None:
+    """Copy the headers of all records of a part, uint8[n, size]."""
+    for row in range(spans.shape[0]):
+        _copy(out[row], 0, body, spans[row, HEADER_AT], spans[row, HEADER_END])

@@ -72,5 +72,5 @@ class Chosen(NamedTuple):
         """Return what becomes pending once the decisions are in the log."""
         return KnownBatch(
             self.offsets, self.ids, self.batch.x, self.chosen, self.predictions, self.tokens, self.counted,
-            self.tenants, self.segments, list(headers), keys, shadow,
+            self.tenants, self.segments, headers, keys, shadow,
         )  # fmt: skip

@@ -7,6 +7,7 @@ from typing import Final, Literal
 
 import numpy as np
 from msgspec.structs import replace
+from numpy.typing import NDArray
 
 from banditroute.bandit.evidence import ModelKey
 from banditroute.bandit.thompson import LIMITS
@@ -18,7 +19,6 @@ Mode = Literal["active", "shadow", "frozen"]
 
 _LATENCY = LIMITS.index("latency_weight")
 _FILTERS: Final = {1: "request", 2: "max_cost_usd", 3: "max_latency_ms"}
-_MOST_RANKINGS: Final = 8192  # remembered as tuples of names
 
 
 class DecisionStructs:
@@ -38,7 +38,7 @@ class DecisionStructs:
         self._names = [key.name for key in keys]
         self._spec_id = spec_id
         self._mode: Mode = mode
-        self._rankings: dict[bytes, tuple[str, ...]] = {}
+        self._ranked = np.array([*self._names, None], object)  # by rank, -1 being the last place
 
     def of(self, chosen: Chosen, places: Iterable[int] | None = None) -> list[Decision]:
         """Return the decisions at some places, or all; columns become lists first, which costs a tenth."""
@@ -49,11 +49,10 @@ class DecisionStructs:
         expected = predictions[:, (0, 3)].tolist()
         weights = np.stack((choices.cost_weight[rows], batch.limits[rows, _LATENCY]), axis=1).tolist()
         propensity, explored = choices.propensity[rows].tolist(), choices.explored[rows].tolist()
-        ranked = np.ascontiguousarray(choices.rank[rows])
-        blob, width = ranked.tobytes(), ranked.shape[1] * ranked.itemsize
+        orders = self._orders(choices.rank[rows])
         offsets, models = chosen.offsets[rows].tolist(), chosen.chosen[rows].tolist()
         blocked = choices.blocked
-        names, rankings, spec_id, mode = self._names, self._rankings, self._spec_id, self._mode
+        names, spec_id, mode = self._names, self._spec_id, self._mode
         partition, version, fresh = chosen.partition, chosen.version, chosen.fresh
         usual = "greedy" if mode == "frozen" else "utility"
         stale = set(chosen.stale)
@@ -61,10 +60,7 @@ class DecisionStructs:
         last: tuple[list[float], Weights] | None = None
         for i, (place, offset, model) in enumerate(zip(at, offsets, models, strict=True)):
             request = fresh[place][1]
-            ranking = blob[i * width : (i + 1) * width]
-            order = rankings.get(ranking)
-            if order is None:
-                order = self._ranking(ranking)
+            order = orders[i]
             if last is None or last[0] != weights[i]:  # mostly the same for a whole batch
                 last = (weights[i], Weights(*weights[i]))
             reason, fallbacks, prediction = usual, order[1:], None
@@ -96,13 +92,13 @@ class DecisionStructs:
             decisions.append(_aged(decision, order) if place in stale else decision)
         return decisions
 
-    def _ranking(self, blob: bytes) -> tuple[str, ...]:
-        """Return the names of a row of ranks."""
-        if len(self._rankings) >= _MOST_RANKINGS:
-            self._rankings.clear()
-        order = tuple(self._names[a] for a in np.frombuffer(blob, np.int32).tolist() if a >= 0)
-        self._rankings[blob] = order
-        return order
+    def _orders(self, ranks: NDArray[np.int32]) -> list[tuple[str, ...]]:
+        """Return the names of each row of ranks, int32[n, K], which ends with -1 for models that may not serve."""
+        orders = list(map(tuple, self._ranked[ranks].tolist()))
+        short = (ranks < 0).any(axis=1)
+        for i in np.flatnonzero(short).tolist():
+            orders[i] = tuple(name for name in orders[i] if name is not None)
+        return orders
 
 
 def _aged(decision: Decision, order: tuple[str, ...]) -> Decision:

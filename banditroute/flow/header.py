@@ -9,7 +9,7 @@ from __future__ import annotations
 import struct
 from collections.abc import Sequence
 from functools import lru_cache
-from typing import Final, NamedTuple
+from typing import Any, Final, NamedTuple
 
 import numpy as np
 import numpy.typing as npt
@@ -168,6 +168,47 @@ def parse_header(header: bytes) -> Header:
     predictions = np.frombuffer(header, "<f8", COLUMNS * k, body).reshape(k, COLUMNS)
     shadow, counted = bool(flags & _SHADOW), bool(flags & _COUNTED)
     return Header(offset, spec.hex(), shadow, counted, tokens, _names(header[names:], k), x, predictions)
+
+
+class HeaderColumns(NamedTuple):
+    """Headers of one catalog and spec in columns; `rows` are their bytes, uint8[n, size]."""
+
+    rows: Bytes
+    spec_id: str
+    keys: tuple[ModelKey, ...]
+    request_offsets: npt.NDArray[np.int64]
+    shadow: npt.NDArray[np.bool_]
+    counted: npt.NDArray[np.bool_]
+    input_tokens: npt.NDArray[np.float32]
+    x: npt.NDArray[np.float32]
+    predictions: npt.NDArray[np.float64]
+
+
+def parse_headers(headers: Sequence[bytes]) -> HeaderColumns | None:
+    """Parse headers, at least one, that differ in nothing but their numbers; None if they do, or one is damaged."""
+    size = len(headers[0])
+    if size < _FIXED.size or any(len(header) != size for header in headers):
+        return None
+    magic, version, d, k, _, _, spec, _ = _FIXED.unpack_from(headers[0])
+    body = _FIXED.size + 4 * d
+    names = body + 8 * COLUMNS * k
+    if magic != MAGIC or version != VERSION or size < names:
+        return None
+    rows = np.frombuffer(b"".join(headers), np.uint8).reshape(len(headers), size)
+    for part in (slice(0, _FLAGS_AT), slice(_TOKENS_AT + 4, _FIXED.size - 8), slice(names, size)):
+        if (rows[:, part] != rows[0, part]).any():
+            return None
+
+    def column(start: int, stop: int, kind: str) -> npt.NDArray[Any]:
+        return np.ascontiguousarray(rows[:, start:stop]).view(kind)
+
+    flags = column(_FLAGS_AT, _TOKENS_AT, "<u2")[:, 0]
+    return HeaderColumns(
+        rows, spec.hex(), _names(headers[0][names:], k), column(_FIXED.size - 8, _FIXED.size, "<i8")[:, 0],
+        flags & _SHADOW != 0, flags & _COUNTED != 0, column(_TOKENS_AT, _TOKENS_AT + 4, "<f4")[:, 0],
+        column(_FIXED.size, body, "<f4").astype(np.float32, copy=False),
+        column(body, names, "<f8").reshape(len(headers), k, COLUMNS),
+    )  # fmt: skip
 
 
 def replace_context(header: bytes, spec_id: str, x: npt.NDArray[np.float32]) -> bytes:

@@ -44,7 +44,7 @@ class RequestIndex:
         wanted = self._used + len(low)
         if wanted > _FULLEST * len(self._table):
             self._resize(max(_LEAST, int(_GROWTH * max(len(self._table), wanted / _FULLEST))))
-        _kernels_index.insert(self._table, low, numbers, len(low))
+        _kernels_index.insert(self._table, np.ascontiguousarray(low), numbers, len(low))
         self._used = wanted
 
     def remove(self, low: NDArray[np.uint64], numbers: NDArray[np.int64]) -> None:
@@ -62,7 +62,7 @@ class RequestIndex:
     def find_each(self, low: NDArray[np.uint64], floor: int) -> NDArray[np.int64]:
         """Return `find` of many, int64[n]: distances to `floor`, or -1."""
         out = np.empty(len(low), np.int64)
-        _kernels_index.find_each(self._table, low, floor, out)
+        _kernels_index.find_each(self._table, np.ascontiguousarray(low), floor, out)
         return out
 
     def _resize(self, size: int) -> None:

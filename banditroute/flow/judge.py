@@ -65,7 +65,17 @@ class Judge:
         surprise = policy.surprise(key, x, quality, kind)
         if surprise is None or not self._detector.observe(key, *surprise):
             return None
-        return self._changed(key, evidence, epochs)
+        return self.changed(key, evidence, epochs)
+
+    def run(self, policy: Policy, run: LearnedRun) -> tuple[int, ModelKey | None]:
+        """Look at votes while ``policy`` observes them; return how many, and the model that has changed with the last.
+
+        The same as `vote` and ``policy.observe`` for one after the other. The rest is left once a model has changed.
+        """
+        at = policy.observe_until_changed(
+            run.places(policy.index), run.x, run.qualities, run.weights, run.kinds, KINDS, self._detector
+        )
+        return (len(run), None) if at is None else (at + 1, run.keys[run.models[at]])
 
     def look(
         self, sight: Sight, derive: Callable[[Evidence], Posterior], epochs: Mapping[str, int]
@@ -91,7 +101,7 @@ class Judge:
         kept = math.exp(sight.log_decay - before[0].log_decay)
         for key in sight.evidence.models():
             if self._differs(key, sight.evidence, before[0].evidence, before[1], kept):
-                edit = self._changed(key, sight.evidence, epochs)
+                edit = self.changed(key, sight.evidence, epochs)
                 edits += [edit] if edit is not None else []
         return edits
 
@@ -116,6 +126,7 @@ class Judge:
         variance = votes + max(float(contexts @ posterior.V[k] @ contexts), 0.0)
         return self._detector.observe(key, votes, residual, variance)
 
-    def _changed(self, key: ModelKey, evidence: Evidence, epochs: Mapping[str, int]) -> Changed | None:
+    def changed(self, key: ModelKey, evidence: Evidence, epochs: Mapping[str, int]) -> Changed | None:
+        """Return the edit that follows when a model has changed; None when it has nothing to forget."""
         factors = verdict(key, evidence.votes())
         return None if factors is None else Changed(key.name, epochs.get(key.name, 0) + 1, factors)

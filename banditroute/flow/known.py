@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import NamedTuple
 
 import numpy as np
@@ -40,7 +41,7 @@ class KnownBatch(NamedTuple):
     counted: NDArray[np.bool_]
     tenants: list[str | None]
     segments: list[str | None]
-    headers: list[bytes]
+    headers: Sequence[bytes]
     names: tuple[ModelKey, ...]
     shadow: bool
 

@@ -10,6 +10,9 @@ import math
 from collections import deque
 from collections.abc import Sequence
 
+import numpy as np
+from numpy.typing import NDArray
+
 from banditroute.events import Control, Copied, Decided, Expire, JournalRecord
 from banditroute.flow.chunk import Chunk, readable
 from banditroute.flow.effects import NeedDecisions, Parked, Ready
@@ -65,11 +68,11 @@ class Learner(Runs):
         self.end = decision.offset + 1
         self.r = max(self.r, header.request_offset + 1)
 
-    def know_batch(self, batch: KnownBatch, base: int, timestamp: int) -> None:
-        """Take note of decisions of our own, which the log has from offset `base` on."""
+    def know_batch(self, batch: KnownBatch, base: int, timestamps: NDArray[np.int64]) -> None:
+        """Take note of first decisions, which the log has from offset `base` on."""
         count = len(batch.ids)
         if count:
-            self.pending.add_batch(base, timestamp, batch)
+            self.pending.add_batch(base, timestamps, batch)
             self.end = base + count
             self.r = int(batch.request_offsets[-1]) + 1
 
@@ -94,30 +97,8 @@ class Learner(Runs):
         """Apply one journal record; see `apply_decoded`."""
         return self.apply_decoded(offset, timestamp, readable(value))
 
-    def apply_many(self, chunk: Chunk, stop: int | None = None) -> None:
-        """Apply the records of a chunk from `chunk.at` on: the same, bit for bit, as `apply` of each in order.
-
-        Parameters
-        ----------
-        chunk : Chunk
-            It takes what that brings about.
-        stop : int, optional
-            Place in the chunk to end before.
-
-        Raises
-        ------
-        NeedDecisions, NeedPredictions
-            As `apply` does, for the record at `chunk.at`, before it changed anything; go on with the same chunk.
-        """
-        stop = len(chunk) if stop is None else stop
-        while chunk.at < stop:
-            ready = self.apply_some(chunk, stop)
-            chunk.learned += ready.learned if ready.run is None else (ready.run,)
-            chunk.refused += ready.refused
-            chunk.control = chunk.control or ready.control
-
     def apply_some(self, chunk: Chunk, stop: int, watch: Watch | None = None) -> Ready:
-        """Apply a run of votes, or else one record, from `chunk.at` on; see `apply_many` and `settle_run`."""
+        """Apply a run of votes, or else one record, from `chunk.at` on, before place `stop`; see `settle_run`."""
         at = chunk.at
         run = self.settle_run(chunk, stop, watch)
         if chunk.at > at:

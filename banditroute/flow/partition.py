@@ -7,24 +7,26 @@ States go one way and back only through a new restore::
 
 from __future__ import annotations
 
-from collections import Counter
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from typing import Final
 
 import msgspec
+import numpy as np
 
-from banditroute.bandit.evidence import Evidence
 from banditroute.errors import StateError
-from banditroute.events import Control, Decided, Edit, Expire, decode_decision_key, encode
-from banditroute.flow.chunk import Chunk
+from banditroute.events import Control, Decided, Edit, Expire, JournalRecord, decode_decision_key, encode
+from banditroute.flow.chunk import Chunk, readable
 from banditroute.flow.decider import OutputRecord
 from banditroute.flow.effects import Ready
 from banditroute.flow.fields import Fields, LearnerSettings
-from banditroute.flow.header import HEADER_NAME
 from banditroute.flow.known import KnownBatch, KnownDecision
 from banditroute.flow.learner import Learner
 from banditroute.flow.pending import KEPT_WHOLE
-from banditroute.flow.snapshot import Genesis, Mark, Start, State, mark_of, settings_digest
+from banditroute.flow.read_back import Logged, header_of, read_back
+from banditroute.flow.runs import Watch
+from banditroute.flow.snapshot import Genesis, Mark, State, genesis_state, mark_of, settings_digest
+
+__all__ = ["Partition", "genesis_state"]
 
 CHECKPOINT_EVERY: Final = 1000  # journal records between two remembered positions
 MAX_CHECKPOINTS: Final = 512  # beyond it every other one is forgotten
@@ -188,6 +190,23 @@ class Partition:
 
     # -- decisions ---------------------------------------------------------------------------------
 
+    def read_decisions(self, records: Sequence[Logged]) -> None:
+        """Take note of decision records read from the log, in order: as `read_decision` of each."""
+        learner = self.learner
+        batch = None
+        if records and learner.end == records[0].offset == records[-1].offset - len(records) + 1:
+            batch = read_back(records, learner.spec_id, learner.r)
+        if batch is None:
+            for record in records:
+                self.read_decision(record.offset, record.timestamp, record.value, record.headers)
+            return
+        if self._unverified["decisions"] is not None:
+            for record in records:
+                self._verify("decisions", record.offset, record.value)
+        timestamps = np.fromiter((record.timestamp for record in records), np.int64, len(records))
+        learner.know_batch(batch, records[0].offset, timestamps)
+        self._decisions_last = (records[-1].offset, records[-1].value)
+
     def read_decision(
         self, offset: int, timestamp: int, value: bytes | None, headers: Iterable[tuple[str, bytes]]
     ) -> None:
@@ -221,7 +240,7 @@ class Partition:
         """
         if base != self.learner.end or (known.ids and known.request_offsets[0] < self.learner.r):
             return False
-        self.learner.know_batch(known, base, timestamp)
+        self.learner.know_batch(known, base, np.full(len(known.ids), timestamp, np.int64))
         if known.ids:
             self._decisions_last = (self.learner.end - 1, last)
         return True
@@ -235,31 +254,49 @@ class Partition:
     def apply(self, offset: int, timestamp: int, value: bytes | None) -> Ready:
         """Apply one journal record, remembering positions on the way; see `Learner.apply`."""
         self._verify("journal", offset, value)
+        return self.apply_decoded(offset, timestamp, readable(value), value)
+
+    def apply_decoded(
+        self, offset: int, timestamp: int, record: JournalRecord | None, value: bytes | None = None
+    ) -> Ready:
+        """Apply one journal record that was decoded from a value, or never encoded; see `Learner.apply_decoded`."""
         if offset < self.learner.j:
             return Ready()
         self._before(offset)
-        ready = self.learner.apply(offset, timestamp, value)
+        ready = self.learner.apply_decoded(offset, timestamp, record)
         self._journal_last = (offset, value)
         return ready
 
     def apply_many(self, chunk: Chunk) -> None:
-        """Apply the journal records of a chunk from `chunk.at` on, in order; see `Learner.apply_many`."""
-        learner = self.learner
+        """Apply the records of a chunk from `chunk.at` on: the same, bit for bit, as `apply` of each in order.
+
+        The chunk takes what that brings about.
+
+        Raises
+        ------
+        NeedDecisions, NeedPredictions
+            As `apply` does, for the record at `chunk.at`, before it changed anything; go on with the same chunk.
+        """
         if self._unverified["journal"] is not None:
             for offset, value in zip(chunk.offsets, chunk.values, strict=True):
                 self._verify("journal", offset, value)
         while chunk.at < len(chunk):
-            at = chunk.at
-            if chunk.offsets[at] < learner.j:
-                chunk.at += 1
-                chunk.outcomes.append(None)
-                continue
-            self._before(chunk.offsets[at])
-            try:
-                learner.apply_many(chunk, self._stop(chunk))
-            finally:
-                if chunk.at > at:
-                    self._journal_last = (chunk.offsets[chunk.at - 1], chunk.values[chunk.at - 1])
+            ready = self.apply_some(chunk)
+            chunk.learned += ready.learned if ready.run is None else (ready.run,)
+            chunk.refused += ready.refused
+            chunk.control = chunk.control or ready.control
+
+    def apply_some(self, chunk: Chunk, watch: Watch | None = None) -> Ready:
+        """Apply a run of votes, or else one record, from `chunk.at` on; see `apply_many` and `Runs.settle_run`."""
+        at = chunk.at
+        if chunk.offsets[at] < self.learner.j:
+            chunk.at += 1
+            chunk.outcomes.append(None)
+            return Ready()
+        self._before(chunk.offsets[at])
+        ready = self.learner.apply_some(chunk, self._stop(chunk), watch)
+        self._journal_last = (chunk.offsets[chunk.at - 1], chunk.values[chunk.at - 1])
+        return ready
 
     def _before(self, offset: int) -> None:
         """Do what is due before the journal record at an offset is applied."""
@@ -358,39 +395,3 @@ class Partition:
 
 def _mark(last: tuple[int, bytes | None] | None, restored: Mark | None) -> Mark | None:
     return restored if last is None else mark_of(*last)
-
-
-def header_of(headers: Iterable[tuple[str, bytes]]) -> bytes:
-    """Return our header among those of a decision record, empty if it is not there."""
-    return next((content for name, content in headers if name == HEADER_NAME), b"")
-
-
-def genesis_state(
-    partition: int,
-    d: int,
-    spec_id: str,
-    settings: LearnerSettings,
-    genesis: Genesis,
-    *,
-    request_offset: int = 0,
-    decisions_offset: int = 0,
-    journal_offset: int = 0,
-) -> State:
-    """Return the state that a partition begins with: no evidence, and where its logs stood."""
-    start = Fields(D=decisions_offset, X=decisions_offset, rD=request_offset, rX=request_offset)
-    offsets = Start(request_offset, decisions_offset, journal_offset)
-    start.hi = {source: offset - 1 for source, offset in genesis.feedback_start.items() if offset > 0}
-    return State(
-        partition=partition,
-        spec_id=spec_id,
-        d=d,
-        genesis=msgspec.structs.replace(genesis, start=offsets),
-        digest=settings_digest(settings),
-        j=journal_offset,
-        replay_from=journal_offset,
-        at=start.copy(),
-        anchor=start.copy(),
-        ledger=Counter(),
-        parked=0,
-        evidence=Evidence(d),
-    )

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from itertools import islice
 from typing import Final
 
 import numpy as np
@@ -14,6 +12,7 @@ from banditroute.flow.header import COLUMNS, Header
 from banditroute.flow.identity import Identifier
 from banditroute.flow.index import RequestIndex
 from banditroute.flow.interning import Kinds, Segments
+from banditroute.flow.kept import KeptHeaders
 from banditroute.flow.known import Closed, Kind, KnownBatch, KnownDecision
 from banditroute.flow.slots import NONE, BlockTable, SlotTable
 
@@ -39,7 +38,7 @@ class Rows:
     """
 
     def __init__(self, d: int, spec_id: str, identifier: Identifier, keep: int | None = KEPT_WHOLE) -> None:
-        self._d, self._spec_id, self._keep = d, spec_id, keep
+        self._d, self._spec_id = d, spec_id
         self.identifier = identifier
         self.slots = SlotTable()
         self._index = RequestIndex()
@@ -50,8 +49,8 @@ class Rows:
         self._open = 0
         self._kinds = Kinds()
         self._segments = Segments(self._segments_in_use)
-        self._newest: dict[int, bytes] = {}  # headers by sequence number, oldest first
-        self._shadows: dict[int, bytes] = {}
+        self._newest = KeptHeaders(keep)
+        self._shadows = KeptHeaders(None)
         self._supplied: dict[int, bytes] = {}  # by log offset
         self._blocks_table: BlockTable | None = None
         self._kinds_table: NDArray[np.int64] = np.empty((0, 3), np.int64)
@@ -90,28 +89,29 @@ class Rows:
         number = self._end - 1
         if first:
             self._index.insert(np.array([identity[1]], np.uint64), np.array([number]))
-        self._keep_whole([number], [known.header], header.shadow)
+        (self._shadows if header.shadow else self._newest).add(number, [known.header])
 
-    def add_batch(self, base: int, timestamp: int, batch: KnownBatch) -> None:
-        """Take note of decisions of our own that were appended at log offset `base`, request offsets ascending.
+    def add_batch(self, base: int, timestamps: NDArray[np.int64], batch: KnownBatch) -> None:
+        """Take note of decisions that the log has from offset `base` on, request offsets ascending.
 
         All of them are first: what has a decision already is not decided again.
         """
         ids, kinds = self.identifier.of_each(batch.ids), self._kinds.of_batch(batch)
         done, n = 0, len(batch.ids)
         while done < n:
-            block, row = self._room(base + done, int(batch.request_offsets[done]), timestamp)
+            block, row = self._room(base + done, int(batch.request_offsets[done]), int(timestamps[done]))
             count = min(n - done, BLOCK - row)
-            while not block.fits(
-                base + done + count, int(batch.request_offsets[done + count - 1]), timestamp
+            last, times = int(batch.request_offsets[done + count - 1]), timestamps[done : done + count]
+            if not all(
+                block.fits(base + done + count, last, int(time)) for time in (times.min(), times.max())
             ):
-                count = 1  # a leap in the request offsets
-            self._fill(block, row, ids, kinds, base, timestamp, batch, slice(done, done + count))
+                count = 1  # a leap in the request offsets or in time
+            self._fill(block, row, ids, kinds, base, timestamps, batch, slice(done, done + count))
             first = self._end
             block.filled += count
             numbers = np.arange(first, first + count)
             self._index.insert(ids[done : done + count, 1], numbers)
-            self._keep_whole(numbers.tolist(), batch.headers[done : done + count], batch.shadow)
+            (self._shadows if batch.shadow else self._newest).add(first, batch.headers[done : done + count])
             done += count
 
     def _fill(
@@ -121,7 +121,7 @@ class Rows:
         ids: NDArray[np.uint64],
         kinds: NDArray[np.uint32],
         base: int,
-        timestamp: int,
+        timestamps: NDArray[np.int64],
         batch: KnownBatch,
         part: slice,
     ) -> None:
@@ -131,7 +131,7 @@ class Rows:
         into["predictions"] = batch.predictions[part, :4]
         into["tenant"] = [self.identifier.of_name(tenant) for tenant in batch.tenants[part]]
         into["tokens"] = batch.tokens[part]
-        into["timestamp"] = timestamp - block.timestamp
+        into["timestamp"] = timestamps[part] - block.timestamp
         into["kind"] = kinds[part]
         into["segment"] = [self._segments.number(segment) for segment in batch.segments[part]]
         into["flags"] = FIRST
@@ -166,13 +166,6 @@ class Rows:
         for block in self._blocks:
             used.update(np.unique(block.columns["segment"][: block.filled]).tolist())
         return used
-
-    def _keep_whole(self, numbers: Sequence[int], headers: Sequence[bytes], shadow: bool) -> None:
-        kept = self._shadows if shadow else self._newest
-        kept.update(zip(numbers, headers, strict=True))
-        if not shadow and self._keep is not None and len(kept) > self._keep:
-            for number in list(islice(kept, len(kept) - self._keep)):
-                del kept[number]
 
     # -- opening and closing -----------------------------------------------------------------------
 
@@ -223,9 +216,8 @@ class Rows:
             self._floor += max(stop - row, 0)
             break
         self._open -= answered + expired
-        for kept in (self._newest, self._shadows):
-            while kept and (oldest := next(iter(kept))) < self._floor:
-                del kept[oldest]
+        self._newest.drop_below(self._floor)
+        self._shadows.drop_below(self._floor)
         return Closed(answered, expired, after)
 
     def _drop_first(self) -> None:

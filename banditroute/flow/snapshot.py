@@ -205,3 +205,34 @@ def decode_state(value: bytes | None) -> State:
         journal_mark=meta.journal_mark,
         decisions_mark=meta.decisions_mark,
     )
+
+
+def genesis_state(
+    partition: int,
+    d: int,
+    spec_id: str,
+    settings: LearnerSettings,
+    genesis: Genesis,
+    *,
+    request_offset: int = 0,
+    decisions_offset: int = 0,
+    journal_offset: int = 0,
+) -> State:
+    """Return the state that a partition begins with: no evidence, and where its logs stood."""
+    start = Fields(D=decisions_offset, X=decisions_offset, rD=request_offset, rX=request_offset)
+    offsets = Start(request_offset, decisions_offset, journal_offset)
+    start.hi = {source: offset - 1 for source, offset in genesis.feedback_start.items() if offset > 0}
+    return State(
+        partition=partition,
+        spec_id=spec_id,
+        d=d,
+        genesis=msgspec.structs.replace(genesis, start=offsets),
+        digest=settings_digest(settings),
+        j=journal_offset,
+        replay_from=journal_offset,
+        at=start.copy(),
+        anchor=start.copy(),
+        ledger=Counter(),
+        parked=0,
+        evidence=Evidence(d),
+    )

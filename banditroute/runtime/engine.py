@@ -32,6 +32,7 @@ from banditroute.runtime.partition_task import PartitionTask, TaskState
 from banditroute.runtime.ports import AppendFailed, Client, TopicPartition
 from banditroute.runtime.preparing import prepare
 from banditroute.runtime.reporting import Stats, report
+from banditroute.runtime.warm_up import warm_up
 
 log = logging.getLogger("banditroute.engine")
 
@@ -101,7 +102,7 @@ class Engine:
             await self._prepare()
             if self.metrics is not None:
                 await self.metrics.start()
-            self.learning.warm_up()
+            warm_up(self.config)  # before the group is joined: a member that compiles sends no heartbeats
             await self.client.join([self.names.requests, self.names.feedback])
             loops = (
                 self._poll_loop,

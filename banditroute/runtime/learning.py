@@ -18,7 +18,6 @@ from banditroute.flow.learner import Learner
 from banditroute.flow.partition import Partition
 from banditroute.flow.snapshot import State
 from banditroute.router import (
-    Router,
     learner_settings,
     make_encoder,
     make_pacer,
@@ -68,20 +67,6 @@ class Learning:
         self._covered = 0
         self._updates = 0
         self._timer: asyncio.TimerHandle | None = None
-
-    def warm_up(self) -> None:
-        """Compile every kernel before the group is joined: a member that compiles sends no heartbeats."""
-        router = Router(self._config)
-        router.decide({"request_id": "warm-up", "prompt": "?"})
-        router.learn(
-            {
-                "request_id": "warm-up",
-                "kind": "score",
-                "value": 1,
-                "model": self.catalog.names[0],
-                "output_tokens": 1,
-            }
-        )
 
     def state_of(self, partition: int) -> State:
         """Return the newest state record of a partition."""

@@ -55,8 +55,7 @@ async def restore(
     if start > partition.decisions_from:
         partition.skip_mark("decisions")
     async for records in client.read(names.decisions, number, start, end):
-        for record in records:
-            partition.read_decision(record.offset, record.timestamp, record.value, record.headers)
+        partition.read_decisions(records)
     partition.begin()
 
     async def take(more: Sequence[Refused]) -> None:
@@ -125,8 +124,7 @@ async def read_gap(client: Client, config: Config, partition: Partition) -> None
             "before: the topic was truncated or recreated; name a new state topic"
         )
     async for records in client.read(topic, partition.number, partition.learner.end, end):
-        for record in records:
-            partition.read_decision(record.offset, record.timestamp, record.value, record.headers)
+        partition.read_decisions(records)
 
 
 def _first(topic: str, number: int, wanted: int, needed: int, begin: int, end: int) -> int:

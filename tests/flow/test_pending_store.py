@@ -91,7 +91,7 @@ class Both:
             np.ones(len(rows), np.float32), np.zeros(len(rows), np.bool_), [row.tenant for row in rows],
             [row.segment for row in rows], headers, tuple(KEYS), False,
         )  # fmt: skip
-        self.store.add_batch(rows[0].offset, self.now, batch)
+        self.store.add_batch(rows[0].offset, np.full(len(rows), self.now), batch)
         for row in rows:
             self.naive.add(row)
 
@@ -235,7 +235,7 @@ def test_a_decision_costs_at_most_96_bytes_besides_its_context() -> None:
             np.zeros((n, 5)), np.ones(n, np.float32), np.zeros(n, np.bool_), ["t"] * n, ["s"] * n, [b""] * n,
             tuple(KEYS), False,
         )  # fmt: skip
-        store.add_batch(at * n, 0, batch)
+        store.add_batch(at * n, np.zeros(n, np.int64), batch)
     each = store.nbytes / (count * n)
     assert each - 4 * D <= 96.5  # and a part of the last block
 

@@ -10,7 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from banditroute_sim.evaluate.estimators import Statistic, terms
-from banditroute_sim.evaluate.intervals import bootstrap, empirical_bernstein
+from banditroute_sim.evaluate.intervals import bootstrap, empirical_bernstein, freedom
 from banditroute_sim.evaluate.sums import Blocks, Moments, Weights, pareto_shape
 from tests import naive_offpolicy as naive
 
@@ -119,6 +119,15 @@ def test_a_bootstrap_repeats_with_its_seed_and_pairs_its_statistics() -> None:
     assert got != bootstrap(rows, wanted, replicates=400, seed=2, confidence=0.9)
     assert got["twice"] == pytest.approx([2.0 * end for end in got["one"]])
     assert got["nothing"] == (0.0, 0.0)
+
+
+def test_a_variance_is_known_by_as_many_degrees_of_freedom_as_its_terms_are_normal() -> None:
+    rng = np.random.default_rng(8)
+    assert freedom(rng.normal(size=20_000)) == pytest.approx(20_000, rel=0.1)
+    assert freedom(rng.standard_t(3, size=20_000)) < 2000
+    assert freedom(np.array([1.0, -1.0] * 50)) > 1e8  # whichever come, the variance is the same
+    assert freedom(np.zeros(5)) > 1e8
+    assert freedom(np.array([0.0])) > 1e8
 
 
 def test_bootstrap_intervals_of_a_skewed_mean_cover_it() -> None:

@@ -118,6 +118,18 @@ def test_a_prompt_that_returns_has_other_outcomes_with_the_same_means(recorded):
     assert again.std(axis=0) == pytest.approx(first.std(axis=0), rel=0.1)
 
 
+def test_sums_over_a_draw_are_those_of_the_rows_drawn_in_every_task(recorded):
+    _, _, _, outcomes, world = recorded
+    for how, requests in (("resample", 300), ("resample", 1000), ("order", 450)):
+        drawn = world.draw(2, requests, how)
+        row = outcomes.rows[drawn.row]
+        for task in np.unique(outcomes.task):
+            here = outcomes.task[row] == task
+            assert (drawn.quality[here] != outcomes.quality[row[here]]).any()
+            unexplained = (drawn.quality - world._mean[drawn.row])[here].sum(axis=0)
+            np.testing.assert_allclose(unexplained, world._residual[drawn.row[here]].sum(axis=0), atol=1e-9)
+
+
 def test_a_draw_is_a_function_of_its_seed(recorded, logged):
     for world in (recorded[-1], logged[-1]):
         one, two, other = (

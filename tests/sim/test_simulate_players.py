@@ -108,7 +108,7 @@ def test_the_compiled_watch_is_the_change_detector():
         variance = float(1.0 + rng.random())
         alarm = detector.observe(key, 1.0, residual, variance)
         assert alarm == _watch(sums, residual, variance)
-        assert (sums == detector._sums.get(key, [0.0] * 4)).all()
+        assert (sums == detector.sums[detector.row(key)]).all()
         alarms += alarm
     assert alarms > 0
     assert THRESHOLD == 13.0

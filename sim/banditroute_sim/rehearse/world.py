@@ -112,8 +112,9 @@ class World(Protocol):
 class RecordedWorld:
     """The world of a data set: every outcome is known.
 
-    A prompt has its own outcomes the first time it comes. When it comes again, what the fitted quality models
-    leave unexplained is dealt among the prompts of its task, so that nothing can be learned by heart.
+    A prompt has its own outcomes the first time it comes. When it comes again, what the fitted quality models leave
+    unexplained is dealt out anew, among all the requests of its task that come again, so that nothing can be learned by
+    heart. Nothing is added or lost by that: sums over a draw vary as they do in the plain bootstrap.
 
     Parameters
     ----------
@@ -184,20 +185,19 @@ class RecordedWorld:
         again = np.ones(requests, np.bool_)
         again[np.unique(row, return_index=True)[1]] = False
         quality = self._quality[row]
-        dealt = self._deal(rng, row[again])
-        quality[again] = self._mean[row[again]] + self._residual[dealt]
+        quality[again] = self._mean[row[again]] + self._residual[self._dealt(rng, row[again])]
         given, written, latency = (matrix[row] for matrix in self._usage)
         return Drawn(
             row, self._x[row], self._tokens[row], self._estimated[row], quality, self._cost[row], given, written,
             latency, np.full(requests, self._present),
         )  # fmt: skip
 
-    def _deal(self, rng: np.random.Generator, row: Rows) -> Rows:
-        """Return for each row one of its task, by lot."""
-        start, size, members = self._pool
-        place = start[row] + (rng.random(len(row)) * size[row]).astype(np.int64)
-        found: Rows = members[place]
-        return found
+    def _dealt(self, rng: np.random.Generator, row: Rows) -> Rows:
+        """Return the same rows, those of each pool in random order in the places of that pool."""
+        pool = self._pool[row]
+        dealt = np.empty_like(row)
+        dealt[np.argsort(pool, kind="stable")] = row[np.lexsort((rng.random(len(row)), pool))]
+        return dealt
 
     def delays(self, seed: int, requests: int) -> Rows:
         """See `World.delays`."""
@@ -209,17 +209,10 @@ class RecordedWorld:
         return self._quality.mean(axis=0), self._cost.mean(axis=0)
 
 
-def _pools(task: NDArray[np.int32]) -> tuple[Rows, Rows, Rows]:
-    """Return, for every row, where its pool starts and how long it is, and the members of all pools.
-
-    The rows of a small task deal with all.
-    """
-    order = np.argsort(task, kind="stable")
-    _, first, group, count = np.unique(
-        task[order], return_index=True, return_inverse=True, return_counts=True
-    )
+def _pools(task: NDArray[np.int32]) -> Rows:
+    """Return the pool of every row: its task; small tasks share one, with the largest task if they are few."""
+    _, group, count = np.unique(task, return_inverse=True, return_counts=True)
     small = count < _LEAST_DEALT
-    start, size = np.where(small, 0, first), np.where(small, len(task), count)
-    starts, sizes = np.empty(len(task), np.int64), np.empty(len(task), np.int64)
-    starts[order], sizes[order] = start[group], size[group]
-    return starts, sizes, order
+    shared = len(count) if count[small].sum() >= _LEAST_DEALT else int(count.argmax())
+    pool: Rows = np.where(small, shared, np.arange(len(count)))[group]
+    return pool
