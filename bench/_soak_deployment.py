@@ -12,7 +12,7 @@ from typing import Any
 from banditroute.config import Config, from_dict
 from banditroute.runtime.learning import Learning
 from bench._soak_engines import Engines
-from bench._soak_load import JOIN_WINDOW, Load
+from bench._soak_load import Load
 from bench._soak_proof import Topics
 from bench._stream_driver import Bench
 from bench._stream_input import OURS, PARTITIONS, configuration
@@ -26,16 +26,17 @@ STAYS, OTHERS = "stays", ("second", "third")
 class Deployment:
     """A broker, topics, engines, and what is done to them."""
 
-    def __init__(self, folder: Path, rate: float, seed: int) -> None:
+    def __init__(self, folder: Path, rate: float, seed: int, join_window: float) -> None:
         from kafka_broker import KafkaBroker
 
         self.chance = random.Random(seed)
+        self._join_window = join_window
         self.broker = KafkaBroker().start()
         bench = Bench(self.broker.bootstrap, 0)
         document = configuration(self.broker.bootstrap, bench.source, f"{bench.prefix}soak-")
         document["kafka"]["session_timeout"] = f"{SESSION:g}s"
         document["requests"] = {"partitioner": "murmur2"}
-        document["feedback"] = {"join_window": f"{JOIN_WINDOW:g}s"}
+        document["feedback"] = {"join_window": f"{join_window:g}s"}
         document["learning"] = {"half_life": "10m"}
         document["engine"] = {"expire_interval": "1s"}
         self.config: Config = from_dict(document)
@@ -44,7 +45,9 @@ class Deployment:
         path = folder / "banditroute.toml"
         path.write_text(toml(document), encoding="utf-8")
         self.topics = Topics(self.broker.bootstrap)
-        self.load = Load(self.broker.bootstrap, {name: topics[name] for name in OURS}, rate, seed)
+        self.load = Load(
+            self.broker.bootstrap, {name: topics[name] for name in OURS}, rate, seed, join_window
+        )
         self.engines = Engines(path)
 
     # -- the faults; each returns when it is over, though engines may still be starting
@@ -159,7 +162,7 @@ class Deployment:
         progress("the rest")
         self.load.finish()
         until(self.committed, self.engines)
-        time.sleep(JOIN_WINDOW + 2.0)  # what waits for its decision in vain is given up
+        time.sleep(self._join_window + 2.0)  # what waits for its decision in vain is given up
         for _ in range(5):
             for name in list(self.engines.running):
                 self.engines.stop(name)

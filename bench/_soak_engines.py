@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import signal
+import statistics
 import subprocess
 import sys
 import threading
@@ -16,6 +17,7 @@ PAGE = os.sysconf("SC_PAGE_SIZE")
 SAMPLE_SECONDS = 0.5
 STOP_SECONDS = 60.0
 START_SECONDS = 12.0
+REFUSED = 2  # status of an engine that cannot go on
 PROGRAM = "from banditroute.cli import main; main()"
 
 
@@ -32,6 +34,7 @@ class Engines:
         self._config = config
         self.running: dict[str, subprocess.Popen[bytes]] = {}
         self.endings: list[float] = []  # seconds from SIGTERM to the end
+        self.ended: list[str] = []  # last words of those that ended by themselves
         self._born: dict[str, float] = {}
 
     def start(self, name: str, *options: str) -> None:
@@ -79,15 +82,20 @@ class Engines:
         status = process.wait(STOP_SECONDS)
         self.endings.append(time.monotonic() - begin)
         del self.running[name]
-        if status not in (0, -signal.SIGTERM):  # the latter: it was still starting
+        if status == REFUSED:
+            self.ended.append(self.tail(name).splitlines()[-1])
+        elif status not in (0, -signal.SIGTERM):  # the latter: it was still starting
             raise SystemExit(f"bench.soak: {name} ended with status {status}:\n{self.tail(name)}")
 
     def check(self) -> None:
-        """Demand that all of them still run."""
-        for name, process in self.running.items():
+        """Start again those that said that they cannot go on, as their supervisor would; nothing else may end them."""
+        for name, process in list(self.running.items()):
             if process.poll() is not None:
                 text = self.tail(name)
-                raise SystemExit(f"bench.soak: {name} ended with status {process.returncode}:\n{text}")
+                if process.returncode != REFUSED:
+                    raise SystemExit(f"bench.soak: {name} ended with status {process.returncode}:\n{text}")
+                self.ended.append(text.splitlines()[-1])
+                self.start(name)
 
     def tail(self, name: str) -> str:
         """Return the end of a program's log."""
@@ -133,9 +141,14 @@ class Memory(threading.Thread):
         self._told.set()
         self.join()
 
-    def rise(self, name: str) -> tuple[float, float]:
-        """Return by how much the highest of the last third is above that of the middle third, and the highest."""
+    def rise(self, name: str) -> tuple[float, dict[str, float]]:
+        """Return by how much the highest of the last third is above that of the middle third, and more figures."""
         lives = [samples for (who, _), samples in self.samples.items() if who == name]
         values = [mb for _, mb in max(lives, key=len)]
         third = len(values) // 3
-        return max(values[-third:]) - max(values[third : 2 * third]), max(values)
+        middle, last = values[third : 2 * third], values[-third:]
+        more = {
+            "highest": max(values), "median_middle": statistics.median(middle), "median_last": statistics.median(last),
+            "last": values[-1],
+        }  # fmt: skip
+        return max(last) - max(middle), more

@@ -12,7 +12,6 @@ import orjson
 
 from bench._stream_input import PARTITIONS, requests
 
-JOIN_WINDOW = 20.0  # seconds: so that decisions are closed, and feedback comes late, during the soak
 TICK_SECONDS = 0.01
 VOTERS = 200
 POISON = (b"{", b"", b"\xff\xfe{}", b"[1,2]", b'{"v":1}', b'{"request_id":7}', b'"text"')
@@ -37,6 +36,8 @@ class Load(threading.Thread):
         Requests per second.
     seed : int
         Of all that the users do; when it lands is up to the machine.
+    join_window : float
+        Seconds after which feedback comes late.
 
     Attributes
     ----------
@@ -44,13 +45,16 @@ class Load(threading.Thread):
         The ids of all requests that are not poison.
     """
 
-    def __init__(self, bootstrap: str, topics: dict[str, str], rate: float, seed: int) -> None:
+    def __init__(
+        self, bootstrap: str, topics: dict[str, str], rate: float, seed: int, join_window: float
+    ) -> None:
         from confluent_kafka import Producer
 
         super().__init__(name="load", daemon=True)
         self.sent: list[str] = []
         self.refused = 0
         self._rate = rate
+        self._join_window = join_window
         self._topics = topics
         self._chance = random.Random(seed)
         self._due: list[Due] = []
@@ -117,7 +121,7 @@ class Load(threading.Thread):
         if chance.random() < ORPHAN:
             self._later(0.0, f"never-{request_id}", kind="score", value=1.0)
         if chance.random() < LATE:
-            self._later(1.5 * JOIN_WINDOW, request_id, kind="score", value=0.0, source="archive")
+            self._later(1.5 * self._join_window, request_id, kind="score", value=0.0, source="archive")
         if chance.random() < VOTER_GONE:
             self._later(0.0, None, kind="withdraw", voter=f"voter-{chance.randrange(VOTERS)}")
 

@@ -29,6 +29,10 @@ from bench._soak_proof import Proof, prove
 from bench.harness import Report, Row, figure, options, progress, progress_done, table
 
 PACKAGES = ("banditroute", "aiokafka", "msgspec", "numpy", "numba")
+JOIN_WINDOW, QUICK_JOIN_WINDOW = (
+    20.0,
+    4.0,
+)  # seconds: decisions are closed, and feedback comes late, during the soak
 RATE = 300.0  # requests per second
 FIRST_FAULT = 5.0  # seconds of peace at the beginning
 GAP = (4.0, 9.0)  # seconds between two faults
@@ -103,13 +107,14 @@ def everything(proof: Proof, deployment: Deployment) -> dict[str, Any]:
         "requests": proof.requests, "feedback": proof.feedback, "poison": proof.poison, "lost": len(proof.lost),
         "doubled": len(proof.doubled), "later": len(proof.later), "equal": proof.differs == 0,
         "slowest_end": max(deployment.engines.endings), "ledger": dict(proof.ledger), "wrong": proof.wrong,
+        "ended": deployment.engines.ended,
     }  # fmt: skip
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
     """Run the benchmark."""
     parser = options(__doc__)
-    parser.add_argument("--seconds", type=float, help="of the load (600; 30 with --quick)")
+    parser.add_argument("--seconds", type=float, help="of the load (600; 12 with --quick)")
     parser.add_argument("--rate", type=float, default=RATE, help="requests per second (%(default)s)")
     parser.add_argument("--seed", type=int, default=1, help="of users and faults (%(default)s)")
     chosen = parser.parse_args(arguments)
@@ -121,10 +126,12 @@ def main(arguments: Sequence[str] | None = None) -> None:
         report.skip("soak", f"no Apache Kafka: {reason}")
         report.show(chosen.json)
         return
-    seconds = chosen.seconds or (30.0 if chosen.quick else 600.0)
+    seconds = chosen.seconds or (12.0 if chosen.quick else 600.0)
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(1))  # engines and broker do not outlive us
     with tempfile.TemporaryDirectory(prefix="banditroute-soak-") as folder:
-        deployment = Deployment(Path(folder), chosen.rate, chosen.seed)
+        deployment = Deployment(
+            Path(folder), chosen.rate, chosen.seed, QUICK_JOIN_WINDOW if chosen.quick else JOIN_WINDOW
+        )
         memory = Memory(deployment.engines)
         try:
             deployment.prepare()
@@ -139,11 +146,11 @@ def main(arguments: Sequence[str] | None = None) -> None:
         finally:
             deployment.end()
     faults = rows(proof, injected)
-    rise, highest = memory.rise(STAYS)
+    rise, more = memory.rise(STAYS)
     report.rows += [
         *faults,
         Row("all", "banditroute", len(injected), "runs", None, everything(proof, deployment)),
-        Row("rss", "banditroute", rise, "MB", None, {"highest": highest, "seconds": seconds}),
+        Row("rss", "banditroute", rise, "MB", None, {**more, "seconds": seconds}),
     ]
     progress_done()
     if not chosen.json:

@@ -137,10 +137,16 @@ class KafkaClient:
     # -- topics ------------------------------------------------------------------------------------
 
     async def partitions(self, topic: str) -> int:
-        """Return the partition count, 0 if the topic is not there."""
+        """Return the partition count, 0 if the topic is not there; raises BrokerError where nobody can tell."""
         client = self._require(self._producer).client
         client.add_topic(topic)
-        await client.force_metadata_update()
+        deadline = time.monotonic() + self._config.startup_timeout
+        while not await client.force_metadata_update():
+            if time.monotonic() > deadline:
+                raise BrokerError(
+                    f"no broker at {self._config.bootstrap_servers} tells whether {topic} exists"
+                )
+            await asyncio.sleep(RETRY_SECONDS)
         return len(client.cluster.partitions_for_topic(topic) or ())
 
     async def bounds(self, topic: str, partition: int) -> tuple[int, int]:

@@ -157,6 +157,18 @@ def test_connections_that_are_lost_at_the_moment_of_writing_are_a_broker_that_is
 
 
 @pytest.mark.asyncio
+async def test_a_topic_is_not_said_to_be_missing_while_no_broker_answers() -> None:
+    with EmbeddedBroker() as embedded:
+        broker = Broker("embedded", embedded.bootstrap, False, False, False, False)
+        stream = Stream(broker, kafka={"startup_timeout": "1s", "request_timeout": "1s"})
+        await stream.user.start()
+        assert await stream.user.partitions(stream.names.journal) == 4
+    with pytest.raises(BrokerError, match="tells whether"):
+        await stream.user.partitions(stream.names.state)
+    await stream.user.stop()
+
+
+@pytest.mark.asyncio
 async def test_a_state_record_of_many_mebibytes_is_written_and_read_back(embedded: EmbeddedBroker) -> None:
     stream = Stream(Broker("embedded", embedded.bootstrap, False, False, False, False))
     spec = stream.spec
