@@ -14,7 +14,9 @@ import pyarrow.parquet as pq
 
 from banditroute import Router
 from banditroute.config import from_dict
+from banditroute.events import encode
 from banditroute.flow.decider import OutputRecord
+from banditroute.flow.header import HEADER_NAME
 
 MODELS = [
     {"name": "small", "input_usd_per_mtok": 1.0, "output_usd_per_mtok": 2.0},
@@ -44,9 +46,12 @@ def records(
     kept: list[OutputRecord] = []
     inner = router._decider.decide_requests
 
-    def tap(*arguments: Any) -> None:
-        inner(*arguments)
-        kept.extend(arguments[-1].records)
+    def tap(*arguments: Any) -> Any:
+        decisions, known = inner(*arguments)
+        for decision, header in zip(decisions, known.headers, strict=True):
+            record = OutputRecord(decision.request_id.encode(), encode(decision), [(HEADER_NAME, header)])
+            kept.append(record)
+        return decisions, known
 
     router._decider.decide_requests = tap
     rng = np.random.default_rng(1)

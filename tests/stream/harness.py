@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import functools
 import itertools
 import json
 import time
@@ -17,6 +18,7 @@ from banditroute.flow.partitioner import PARTITIONERS, partitions_of
 from banditroute.router import learner_settings, make_encoder
 from banditroute.runtime.engine import Engine
 from banditroute.runtime.kafka import KafkaClient
+from banditroute.runtime.learning import Learning
 from banditroute.runtime.partition_task import TaskState
 from banditroute.runtime.ports import Client
 from banditroute.runtime.topics import Spec, create_topics
@@ -31,6 +33,12 @@ MODELS = [
 TOPICS = ("requests", "feedback", "decisions", "journal", "state", "control", "dead_letter", "alerts")
 PARTITIONS = 4  # what the embedded broker gives every topic
 PATIENCE = 60.0
+
+
+@functools.cache
+def compile_kernels() -> None:
+    """Fill the cache that programs share: how long a machine compiles is not what any test is about."""
+    Learning(from_dict({"models": MODELS}), dict).warm_up()
 
 
 class Stream:
