@@ -18,10 +18,10 @@ from banditroute.flow.partitioner import PARTITIONERS, partitions_of
 from banditroute.router import learner_settings, make_encoder
 from banditroute.runtime.engine import Engine
 from banditroute.runtime.kafka import KafkaClient
-from banditroute.runtime.learning import Learning
 from banditroute.runtime.partition_task import TaskState
 from banditroute.runtime.ports import Client
 from banditroute.runtime.topics import Spec, create_topics
+from banditroute.runtime.warm_up import warm_up
 from tests import naive
 from tests.brokers import Broker
 
@@ -38,7 +38,7 @@ PATIENCE = 60.0
 @functools.cache
 def compile_kernels() -> None:
     """Fill the cache that programs share: how long a machine compiles is not what any test is about."""
-    Learning(from_dict({"models": MODELS}), dict).warm_up()
+    warm_up(from_dict({"models": MODELS}))
 
 
 class Stream:
