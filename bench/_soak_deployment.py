@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from banditroute.config import Config, from_dict
-from banditroute.runtime.learning import Learning
+from banditroute.runtime.warm_up import warm_up
 from bench._soak_engines import Engines
 from bench._soak_load import Load
 from bench._soak_proof import Topics
@@ -112,7 +112,7 @@ class Deployment:
 
     def prepare(self) -> None:
         """Compile what is not in the cache, make what is missing of the topics, and start three engines."""
-        Learning(self.config, dict).warm_up()
+        warm_up(self.config)
         self.engines.start(STAYS, "--init")
         until(self.made, self.engines)
         for name in OTHERS:

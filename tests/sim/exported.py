@@ -49,8 +49,8 @@ def records(
     def tap(*arguments: Any) -> Any:
         decisions, known = inner(*arguments)
         for decision, header in zip(decisions, known.headers, strict=True):
-            headers = [(HEADER_NAME, header)]
-            kept.append(OutputRecord(decision.request_id.encode(), encode(decision), headers))
+            record = OutputRecord(decision.request_id.encode(), encode(decision), [(HEADER_NAME, header)])
+            kept.append(record)
         return decisions, known
 
     router._decider.decide_requests = tap

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import functools
 import itertools
 import json
 import time
@@ -20,6 +21,7 @@ from banditroute.runtime.kafka import KafkaClient
 from banditroute.runtime.partition_task import TaskState
 from banditroute.runtime.ports import Client
 from banditroute.runtime.topics import Spec, create_topics
+from banditroute.runtime.warm_up import warm_up
 from tests import naive
 from tests.brokers import Broker
 
@@ -31,6 +33,12 @@ MODELS = [
 TOPICS = ("requests", "feedback", "decisions", "journal", "state", "control", "dead_letter", "alerts")
 PARTITIONS = 4  # what the embedded broker gives every topic
 PATIENCE = 60.0
+
+
+@functools.cache
+def compile_kernels() -> None:
+    """Fill the cache that programs share: how long a machine compiles is not what any test is about."""
+    warm_up(from_dict({"models": MODELS}))
 
 
 class Stream:

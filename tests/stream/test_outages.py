@@ -25,7 +25,7 @@ from banditroute.runtime import partition_task
 from banditroute.runtime.memory import MemoryBroker, MemoryClient
 from banditroute.runtime.ports import AppendFailed, TopicPartition, TopicSpec
 from tests.brokers import Broker
-from tests.stream.harness import PARTITIONS, Stream, counts
+from tests.stream.harness import PARTITIONS, Stream, compile_kernels, counts
 
 pytestmark = pytest.mark.asyncio
 
@@ -214,6 +214,7 @@ def toml(document: Mapping[str, Any]) -> str:
 
 async def start(folder: Path, document: Mapping[str, Any], *options: str) -> asyncio.subprocess.Process:
     """Start `banditroute run`."""
+    await asyncio.to_thread(compile_kernels)
     config = folder / "banditroute.toml"
     config.write_text(toml({**document, "logging": {"format": "json"}}), encoding="utf-8")
     path = os.pathsep.join(str(ROOT / source) for source in (".", "features", "sim"))

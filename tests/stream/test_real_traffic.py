@@ -26,7 +26,7 @@ import pytest
 from tests import naive
 from tests.brokers import Broker
 from tests.conftest import ROOT
-from tests.stream.harness import PARTITIONS, Stream, counts
+from tests.stream.harness import PARTITIONS, Stream, compile_kernels, counts
 
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(240)]
 
@@ -123,6 +123,7 @@ class Deployment:
     @asynccontextmanager
     async def engine(self) -> AsyncIterator[subprocess.Popen[bytes]]:
         """An engine in a process of its own, once it owns its partitions."""
+        await asyncio.to_thread(compile_kernels)
         self.engines += 1
         name = f"engine-{self.engines}"
         with self.command(name, "run") as process:
