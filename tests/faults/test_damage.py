@@ -154,9 +154,9 @@ async def test_a_state_beyond_eight_mebibytes_is_refused_with_one_sentence(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     world = await learned(7, rounds=1)
-    monkeypatch.setattr("banditroute.flow.snapshot.MAX_STATE_BYTES", 5000)
     engine = world.engine()
     await engine.start()
+    monkeypatch.setattr("banditroute.flow.snapshot.MAX_STATE_BYTES", 5000)
     await world.traffic(2)
     await world.until(lambda: engine.failure is not None)
     await engine.stop()
