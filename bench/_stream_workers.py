@@ -115,6 +115,7 @@ async def run_until_told(document: dict[str, Any], *, init: bool, cold: bool) ->
 
     Feedback carries the time at which it was sent as its `latency_ms`, counted from `_stream_input.EPOCH`.
     """
+    from banditroute.flow.effects import LearnedRun
     from banditroute.runtime import collector
     from banditroute.runtime.engine import Engine
 
@@ -125,7 +126,9 @@ async def run_until_told(document: dict[str, Any], *, init: bool, cold: bool) ->
     def observed(learned: Any, timestamp: int, *, control: bool = False) -> Any:
         found = observe(learned, timestamp, control=control)
         now = 1000.0 * (time.time() - EPOCH)
-        lags.extend(now - vote.latency_ms for _, _, vote, *_ in learned)
+        for some in learned:
+            each = some if isinstance(some, LearnedRun) else (some,)
+            lags.extend(now - one.vote.latency_ms for one in each)
         return found
 
     engine.learning.observe = observed  # type: ignore[method-assign]

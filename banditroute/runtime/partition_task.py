@@ -32,6 +32,7 @@ log = logging.getLogger("banditroute.engine")
 
 RETRY_SECONDS: Final = 0.2
 MAX_RETRY_SECONDS: Final = 5.0
+DEBT_SECONDS: Final = 0.01
 JOURNAL_CHUNK: Final = 500  # journal records applied before other work gets its turn
 
 
@@ -76,6 +77,7 @@ class PartitionTask:
         self._too_large = False  # the alert was written
         self._decided_at = -math.inf  # when the last batch began, on the loop's clock
         self._lingering: asyncio.TimerHandle | None = None
+        self._paying: asyncio.TimerHandle | None = None
 
     # -- life --------------------------------------------------------------------------------------
 
@@ -114,8 +116,9 @@ class PartitionTask:
         self._engine.client.unfollow([self.journal])
         for job in self._jobs.values():
             job.cancel()
-        if self._lingering is not None:
-            self._lingering.cancel()
+        for timer in (self._lingering, self._paying):
+            if timer is not None:
+                timer.cancel()
         self._requests.clear()
         self._records.clear()
 
@@ -316,6 +319,13 @@ class PartitionTask:
                 self._start("journal-append", self._append([record]))
 
     def _settle_debts(self) -> None:
+        """Append what is owed, a moment later: many small batches owe one Decided, many partitions one request."""
+        if self._paying is None and self.state is TaskState.RUNNING:
+            loop = asyncio.get_running_loop()
+            self._paying = loop.call_later(DEBT_SECONDS - loop.time() % DEBT_SECONDS, self._pay)
+
+    def _pay(self) -> None:
+        self._paying = None
         if self.state is not TaskState.RUNNING or "journal-append" in self._jobs:
             return
         records = self._running().owed(1000.0 * time.monotonic())  # no clock that can be set back
