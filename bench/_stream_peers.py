@@ -15,7 +15,7 @@ from typing import Any, Protocol
 import numpy as np
 import orjson
 
-from bench._stream_input import MODELS, PARTITIONS, models
+from bench._stream_input import MODELS, PARTITIONS, answered, models
 
 PATIENCE = 240.0
 VECTOR = 31  # and a one: the 32 columns of our default context
@@ -119,8 +119,8 @@ class ParetoBandit:
         self._router.process_feedback(kept, reward=quality)
 
 
-def loop(make: Callable[[], Chooser], document: dict[str, Any], count: int, answers: int) -> dict[str, float]:
-    """Decide `count` requests and learn from `answers` feedback events."""
+def loop(make: Callable[[], Chooser], document: dict[str, Any], count: int) -> dict[str, float]:
+    """Decide `count` requests and learn from all feedback on them."""
     from confluent_kafka import Consumer, Producer, TopicPartition
 
     kafka, topics = document["kafka"], document["kafka"]["topics"]
@@ -137,9 +137,9 @@ def loop(make: Callable[[], Chooser], document: dict[str, Any], count: int, answ
     chooser = make()
     names = [model["name"] for model in models()]
     opened: dict[str, Any] = {}
-    window, done, learned = Window(count // 5), 0, 0
+    window, done, learned, due = Window(count // 5), 0, 0, 0
     deadline = time.monotonic() + PATIENCE
-    while (done < count or learned < answers) and time.monotonic() < deadline:
+    while (done < count or learned < due) and time.monotonic() < deadline:
         for message in consumer.consume(500, 0.05):
             if message.error():
                 continue
@@ -153,6 +153,7 @@ def loop(make: Callable[[], Chooser], document: dict[str, Any], count: int, answ
             if done == count:
                 continue
             request_id = event["request_id"]
+            due += answered(request_id)
             opened[request_id], model, chance = chooser.choose(event)
             decision = {
                 "v": 1,
@@ -170,9 +171,9 @@ def loop(make: Callable[[], Chooser], document: dict[str, Any], count: int, answ
     return window.result
 
 
-LOOPS: dict[str, Callable[[dict[str, Any], int, int], dict[str, float]]] = {
-    "vw-loop": lambda document, count, answers: loop(VowpalWabbit, document, count, answers),
-    "paretobandit-loop": lambda document, count, answers: loop(ParetoBandit, document, count, answers),
+LOOPS: dict[str, Callable[[dict[str, Any], int], dict[str, float]]] = {
+    "vw-loop": lambda document, count: loop(VowpalWabbit, document, count),
+    "paretobandit-loop": lambda document, count: loop(ParetoBandit, document, count),
 }
 PACKAGES = {"vw-loop": "vowpalwabbit", "paretobandit-loop": "pareto_bandit"}
 

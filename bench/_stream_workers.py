@@ -213,7 +213,7 @@ def worker(text: str) -> None:
     if who == "echo":
         result = serve.run(run_echo(job["config"], job["count"]))
     elif who in LOOPS:
-        result = LOOPS[who](job["config"], job["count"], job["answers"])
+        result = LOOPS[who](job["config"], job["count"])
     elif who == "forward":
         result = serve.run(forward(job["config"]))
     elif who == "serve":
