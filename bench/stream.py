@@ -134,7 +134,8 @@ def latencies(report: Report, bootstrap: str, *, quick: bool) -> None:
     """Fill in `latency-R` and `added-latency-R`."""
     bench = Bench(bootstrap, 0)
     try:
-        for who in () if quick else ("banditroute", "echo", "banditroute"):  # a broker needs a minute to be quick
+        # a broker needs a minute to be quick
+        for who in () if quick else ("banditroute", "echo", "banditroute"):
             timing.latency(bench, who, bench.fresh(), 5000, 6.0)
         for rate in (1000,) if quick else (1000, 5000):
             contenders = {
