@@ -55,11 +55,11 @@ class DecisionStructs:
         names, spec_id, mode = self._names, self._spec_id, self._mode
         partition, version, fresh = chosen.partition, chosen.version, chosen.fresh
         usual = "greedy" if mode == "frozen" else "utility"
-        stale = set(chosen.stale)
+        stale = frozenset(chosen.stale)
+        tenants, segments = chosen.tenants, chosen.segments
         decisions = []
         last: tuple[list[float], Weights] | None = None
         for i, (place, offset, model) in enumerate(zip(at, offsets, models, strict=True)):
-            request = fresh[place][1]
             order = orders[i]
             if last is None or last[0] != weights[i]:  # mostly the same for a whole batch
                 last = (weights[i], Weights(*weights[i]))
@@ -75,21 +75,23 @@ class DecisionStructs:
             decision = Decision(
                 v=WIRE_VERSION,
                 decision_id=f"{partition}-{offset}",
-                request_id=request.request_id,
-                tenant=request.tenant,
+                request_id=fresh[place][1].request_id,
+                tenant=tenants[place],
                 model=names[model] if model >= 0 else None,
                 fallbacks=fallbacks,
                 propensity=propensity[i] if model >= 0 else None,
                 explored=explored[i] if model >= 0 else False,
                 expected=prediction,
-                segment=request.tags[0] if request.tags else None,
+                segment=segments[place],
                 weights=last[1],
                 reason=reason,
                 posterior_version=version,
                 spec_id=spec_id,
                 mode=mode,
             )
-            decisions.append(_aged(decision, order) if place in stale else decision)
+            decisions.append(decision)
+            if place in stale:
+                decisions[i] = _aged(decision, order)
         return decisions
 
     def _orders(self, ranks: NDArray[np.int32]) -> list[tuple[str, ...]]:

@@ -16,6 +16,7 @@ import numpy.typing as npt
 
 from banditroute.bandit.evidence import ModelKey
 from banditroute.errors import StateError
+from banditroute.flow.kept import HeaderTable
 
 HEADER_NAME: Final = "banditroute"
 MAGIC: Final = b"BRD1"
@@ -89,7 +90,7 @@ class HeaderWriter:
 
     def columns(
         self,
-        offsets: npt.NDArray[np.int64],
+        offsets: npt.NDArray[np.int64] | Sequence[int],
         x: npt.NDArray[np.float32],
         predictions: npt.NDArray[np.float64],
         input_tokens: npt.NDArray[np.float32],
@@ -106,39 +107,36 @@ class HeaderWriter:
         flags = (np.where(counted, _COUNTED, 0) + (_SHADOW if shadow else 0)).astype("<u2")
         columns = (
             flags,
-            input_tokens.astype("<f4"),
-            offsets.astype("<i8"),
-            x.astype("<f4"),
-            predictions.astype("<f8"),
+            np.asarray(input_tokens, "<f4"),
+            np.asarray(offsets, "<i8"),
+            np.asarray(x, "<f4"),
+            np.asarray(predictions, "<f8"),
         )
         views = [np.ascontiguousarray(column).reshape(n, -1).view(np.uint8) for column in columns]
         return np.frombuffer(fixed, np.uint8), (*views, np.frombuffer(self._names, np.uint8))
 
     def write(
         self,
-        offsets: Sequence[int] | npt.NDArray[np.int64],
+        offsets: npt.NDArray[np.int64] | Sequence[int],
         x: npt.NDArray[np.float32],
         predictions: npt.NDArray[np.float64],
-        input_tokens: npt.NDArray[np.float64] | npt.NDArray[np.float32],
+        input_tokens: npt.NDArray[np.float32],
         counted: npt.NDArray[np.bool_],
         shadow: bool,
-    ) -> list[bytes]:
+    ) -> HeaderTable:
         """Return one header per row of x[n, d], predictions[n, K, 5], input_tokens[n] and counted[n]."""
-        n = len(offsets)
+        fixed, columns = self.columns(offsets, x, predictions, input_tokens, counted, shadow)
+        flags, tokens, places, contexts, predicted, names = columns
         body = _FIXED.size + 4 * self.d
-        size = body + 8 * COLUMNS * self.k
-        table = np.empty((n, size), np.uint8)
-        fixed = _FIXED.pack(MAGIC, VERSION, self.d, self.k, 0, 0.0, self._spec, 0)
-        table[:, : _FIXED.size] = np.frombuffer(fixed, np.uint8)
-        flags = np.where(counted, _COUNTED, 0) + (_SHADOW if shadow else 0)
-        table[:, _FLAGS_AT:_TOKENS_AT] = flags.astype("<u2").reshape(n, 1).view(np.uint8)
-        table[:, _TOKENS_AT : _TOKENS_AT + 4] = input_tokens.astype("<f4").reshape(n, 1).view(np.uint8)
-        table[:, _FIXED.size - 8 : _FIXED.size] = np.asarray(offsets, "<i8").reshape(n, 1).view(np.uint8)
-        table[:, _FIXED.size : body] = np.ascontiguousarray(x, "<f4").view(np.uint8).reshape(n, 4 * self.d)
-        table[:, body:] = np.ascontiguousarray(predictions, "<f8").view(np.uint8).reshape(n, size - body)
-        flat = table.tobytes()
-        names = self._names
-        return [flat[i * size : (i + 1) * size] + names for i in range(n)]
+        rows = np.empty((len(offsets), self.size), np.uint8)
+        rows[:, : _FIXED.size] = fixed
+        rows[:, _FLAGS_AT:_TOKENS_AT] = flags
+        rows[:, _TOKENS_AT : _TOKENS_AT + 4] = tokens
+        rows[:, _FIXED.size - 8 : _FIXED.size] = places
+        rows[:, _FIXED.size : body] = contexts
+        rows[:, body : self.size - len(names)] = predicted
+        rows[:, self.size - len(names) :] = names
+        return HeaderTable(rows)
 
 
 def request_offset_of(header: bytes) -> int:

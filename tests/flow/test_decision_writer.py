@@ -86,7 +86,7 @@ def test_a_record_written_in_columns_is_its_struct_encoded(mode: str, count: int
             [record.key for record in records] == [r.request_id.encode() for _, r in given.fresh] == known.ids
         )
         assert [record.headers[0] for record in records] == [(HEADER_NAME, header) for header in wanted]
-        assert list(known.headers) == wanted
+        assert list(known.headers) == list(wanted)
         for (source, _), record in zip(given.fresh, records, strict=True):
             passed = [(name, value or b"") for name, value in source.headers if name == "trace"]
             assert record.headers[1:] == passed

@@ -514,7 +514,7 @@ def test_golden_headers_are_read_and_written_as_ever(record: dict[str, Any]) -> 
     tokens, counted = np.array([header.input_tokens]), np.array([header.counted])
     offsets, x, predictions = [header.request_offset], header.x[None], header.predictions[None]
     written = writer.write(offsets, x, predictions, tokens, counted, header.shadow)
-    assert written == [value]
+    assert list(written) == [value]
 
 
 @golden("state")
