@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import Awaitable, Callable, Iterable, Sequence
+from typing import Final
 
 from banditroute.config import Config
 from banditroute.errors import StateError
@@ -15,6 +17,9 @@ from banditroute.flow.pending import NeedPredictions
 from banditroute.flow.snapshot import State
 from banditroute.runtime.ports import Client
 from banditroute.runtime.topics import Spec
+
+LOOKS: Final = 20  # at the end of a log that seems to have become shorter, before that is believed
+LOOK_SECONDS: Final = 0.25
 
 Tell = Callable[[Sequence[Refused]], Awaitable[None]]
 
@@ -50,7 +55,7 @@ async def restore(
     names = config.kafka.topics
     partition = Partition(state, spec.d, spec.spec_id, spec.settings)
     number = partition.number
-    begin, end = await client.bounds(names.decisions, number)
+    begin, end = await _bounds(client, names.decisions, number, state.at.D)
     start = _first(names.decisions, number, partition.decisions_from, state.anchor.X, begin, end)
     if start > partition.decisions_from:
         partition.skip_mark("decisions")
@@ -62,7 +67,7 @@ async def restore(
         if refused is not None:
             refused.extend(more)
 
-    begin, end = await client.bounds(names.journal, number)
+    begin, end = await _bounds(client, names.journal, number, state.j)
     start = _first(names.journal, number, partition.journal_from, state.replay_from, begin, end)
     if start > partition.journal_from:
         partition.skip_mark("journal")
@@ -117,7 +122,7 @@ async def _read_again(client: Client, config: Config, partition: Partition, offs
 async def read_gap(client: Client, config: Config, partition: Partition) -> None:
     """Read the decisions that others appended, up to the end of the log."""
     topic = config.kafka.topics.decisions
-    _, end = await client.bounds(topic, partition.number)
+    _, end = await _bounds(client, topic, partition.number, partition.learner.end)
     if end < partition.learner.end:
         raise StateError(
             f"{topic}-{partition.number} ends at offset {end}, but {partition.learner.end} of its records were read "
@@ -125,6 +130,20 @@ async def read_gap(client: Client, config: Config, partition: Partition) -> None
         )
     async for records in client.read(topic, partition.number, partition.learner.end, end):
         partition.read_decisions(records)
+
+
+async def _bounds(client: Client, topic: str, number: int, known: int) -> tuple[int, int]:
+    """Return where a log begins and ends, if need be after a while.
+
+    A broker that was killed and has just started again may not tell of the newest records yet.
+    """
+    looks = LOOKS
+    while True:
+        begin, end = await client.bounds(topic, number)
+        looks -= 1
+        if end >= known or not looks:
+            return begin, end
+        await asyncio.sleep(LOOK_SECONDS)
 
 
 def _first(topic: str, number: int, wanted: int, needed: int, begin: int, end: int) -> int:

@@ -6,6 +6,7 @@ import asyncio
 import json
 import struct
 import zlib
+from collections import Counter
 from typing import Any
 
 import pytest
@@ -130,6 +131,29 @@ async def test_a_restore_from_every_state_record_ever_written_is_exact() -> None
             again = naive.parse_state(encode_state(restored.snapshot()))
             assert naive.differences(proven[partition], again) == []
         assert len(seen) > 3
+
+
+async def test_a_broker_that_tells_late_of_its_newest_records_is_asked_again(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    world = await learned(6, rounds=3)
+    stream = world.stream
+    proven = await stream.prove()
+    answers: Counter[str] = Counter()
+    bounds = stream.user.bounds
+
+    async def late(topic: str, partition: int) -> tuple[int, int]:
+        answers[topic] += 1
+        begin, end = await bounds(topic, partition)
+        return begin, end if answers[topic] % 3 == 0 else end - 1
+
+    monkeypatch.setattr(stream.user, "bounds", late)
+    for partition in range(PARTITIONS):
+        state = decode_state(world.log.log(stream.names.state, partition)[-1].value)
+        restored = await restore(stream.user, stream.config, state, stream.spec)
+        again = naive.parse_state(encode_state(restored.snapshot()))
+        assert naive.differences(proven[partition], again) == []
+    assert set(answers.values()) == {3 * PARTITIONS}
 
 
 async def test_a_state_that_is_too_large_for_the_topic_raises_one_alert_and_decisions_go_on() -> None:
