@@ -140,6 +140,35 @@ def learning_lag(bench: Bench, name: str, rate: int, seconds: float) -> dict[str
     return {**found["lag"], "votes": found["votes"]}
 
 
+def shared(bench: Bench, name: str, engines: int, count: int) -> dict[str, float]:
+    """Return what engines of one group decide together, on requests that come as quickly as they can be sent."""
+    round_ = Round(bench, name)
+    processes = []
+    for number in range(engines):
+        round_.run("serve", init=number == 0)
+        processes.append(round_.process)
+    stop = threading.Event()
+    feed = (round_.topics["decisions"], round_.topics["feedback"], stop)
+    feeder = threading.Thread(target=bench.feed, args=feed)
+    feeder.start()
+    begin = time.perf_counter()
+    events = list(requests(count))
+    homes = partitions_of([key for key, _ in events], PARTITIONS)[:, 0].tolist()
+    for (key, value), home in zip(events, homes, strict=True):
+        round_.producer.produce(round_.topics["requests"], value, key, partition=home)
+        round_.producer.poll(0)
+    round_.producer.flush(60)
+    _await_decisions(round_, count)
+    wall = time.perf_counter() - begin
+    stop.set()
+    feeder.join()
+    found = []
+    for round_.process in processes:
+        found.append(round_.end()["window"])
+    decided, cpu = (sum(window[part] for window in found) for part in ("count", "cpu"))
+    return {"rate": decided / cpu, "wall": count / wall}
+
+
 def recovery(bench: Bench, decisions: int, partitions: int) -> dict[str, float]:
     """Kill an engine that has so many open decisions, start it again, and read the same topic with a bare consumer."""
     round_ = Round(bench, "recovery", partitions)

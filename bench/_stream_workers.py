@@ -22,6 +22,7 @@ from bench._stream_peers import LOOPS, Window, cpu_seconds
 
 WARM = 0.2  # of the requests: compiled code, first derives and full buffers come before measuring
 PATIENCE = 120.0
+SHARE_WARM = 10_000  # decisions of an engine among others that are not counted
 LAG_WARM = 0.3  # of the votes of a round on learning lag are not counted
 QUANTILES = {"p50": 0.5, "p99": 0.99, "p99.9": 0.999}
 TRACED_FUNCTIONS = 40
@@ -144,16 +145,20 @@ async def run_until_told(document: dict[str, Any], *, init: bool, cold: bool) ->
     try:
         loop = asyncio.get_running_loop()
         told = loop.run_in_executor(None, sys.stdin.read)
+        window, seen = Window(SHARE_WARM), 0
         while not told.done():
             await asyncio.sleep(0.02)
             if engine.failure is not None:
                 raise engine.failure
+            if engine.stats.decisions != seen:
+                seen = engine.stats.decisions
+                window.look(seen)
         report = engine.report()
     finally:
         await engine.stop()
     counted = np.array(lags[int(LAG_WARM * len(lags)) :])  # not all of them: a line of output is short
     lag = {name: float(np.quantile(counted, at)) for name, at in QUANTILES.items()} if len(counted) else {}
-    return {"lag": lag, "votes": len(lags), "decisions": report["decisions"]}
+    return {"lag": lag, "votes": len(lags), "decisions": report["decisions"], "window": window.result}
 
 
 async def forward(document: dict[str, Any]) -> dict[str, Any]:

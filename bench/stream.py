@@ -7,11 +7,12 @@ user + system CPU time of exactly the engine's process, once it is warm; the wal
 `send_batch`es it to another topic, with the compression that is our default. `vw-loop` and `paretobandit-loop` are
 loops on confluent-kafka around other routers.
 
-`latency-R`: from producing a request until its decision is readable, at R requests per second; `added-latency-R` is
-the median of the rounds' differences to the echo loop. `learning-lag`: from producing feedback until the posterior has
-taken it in, at 5,000 per second. `recovery`: from a kill until the first decision, with open decisions to restore.
-`state`: what state records weigh. `--profile` shows where the microseconds go, in process and without a broker.
-`--only` runs some of the groups: throughput, peers, latency, lag, recovery, state.
+`shared-N`: N engines of one group, on requests and feedback that come as quickly as they can be sent; `wall` is of
+sending, deciding and reading back. `latency-R`: from producing a request until its decision is readable, at R requests
+per second; `added-latency-R` is the median of the rounds' differences to the echo loop. `learning-lag`: from producing
+feedback until the posterior has taken it in, at 5,000 per second. `recovery`: from a kill until the first decision,
+with open decisions to restore. `state`: what state records weigh. `--profile` shows where the microseconds go, in
+process and without a broker. `--only` runs some of the groups: throughput, peers, scale, latency, lag, recovery, state.
 """
 
 from __future__ import annotations
@@ -28,7 +29,7 @@ from bench._stream_state import state_sizes
 from bench._stream_workers import worker
 from bench.harness import Report, Row, interleave, options, progress, progress_done, table
 
-GROUPS = ("throughput", "peers", "latency", "lag", "recovery", "state")
+GROUPS = ("throughput", "peers", "scale", "latency", "lag", "recovery", "state")
 PACKAGES = (
     "banditroute",
     "vowpalwabbit",
@@ -128,6 +129,25 @@ def others(report: Report, bootstrap: str, *, quick: bool) -> None:
         report.rows.append(Row.of("throughput-1", who, rates[who], "decisions/CPU s"))
         ratios = [ours / theirs for ours, theirs in zip(rates["banditroute"], rates[who], strict=True)]
         report.rows.append(Row.of("throughput-1-ratio", f"banditroute/{who}", ratios, "ratio"))
+
+
+def scale(report: Report, bootstrap: str, *, quick: bool) -> None:
+    """Fill in `shared-N`: N engines of one group."""
+    bench = Bench(bootstrap, 0)
+    count = 60_000 if quick else 200_000
+    try:
+        contenders = {
+            f"shared-{engines}": lambda engines=engines: timing.shared(bench, bench.fresh(), engines, count)
+            for engines in (1, 2)
+        }
+        results = interleave(contenders, 1 if quick else 3, progress)
+    finally:
+        progress_done()
+        bench.delete()
+    for case, rounds in results.items():
+        rates = [round_["rate"] for round_ in rounds]
+        wall = statistics.median(round_["wall"] for round_ in rounds)
+        report.rows.append(Row.of(case, "banditroute", rates, "decisions/CPU s", wall=round(wall)))
 
 
 def latencies(report: Report, bootstrap: str, *, quick: bool) -> None:
@@ -247,6 +267,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
                     functions_table = throughput(report, bootstrap, quick=chosen.quick, traced=chosen.profile)
                 for group, fill in (
                     ("peers", others),
+                    ("scale", scale),
                     ("latency", latencies),
                     ("lag", lag),
                     ("recovery", recover),
