@@ -5,6 +5,8 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Final
 
+from msgspec.structs import replace
+
 from banditroute.config import Config
 from banditroute.events import Decided, Expire, Feedback, Request, encode
 from banditroute.flow.board import Board
@@ -23,6 +25,9 @@ _REQUESTS: Final = 40  # enough for a sample of them to be judged on
 
 def warm_up(config: Config) -> None:
     """Compile every kernel that an engine of a configuration uses, on a partition of its own."""
+    # our own events, not shaped as the users' are, and none of them too old
+    plain = replace(config.requests, field_map={}, max_request_age=None)
+    config = replace(config, requests=plain)
     encoder = make_encoder(config)
     policy = make_policy(config, encoder.spec)
     decider = Decider(config, config.catalog, encoder, policy, make_pacer(config))
@@ -70,11 +75,10 @@ def warm_up(config: Config) -> None:
             policy.observe(learned.key, learned.x, learned.vote.quality, learned.weight, learned.kind)
     policy.derive(learner.evidence)
     decider.exploration.rest(policy)
-    board = Board(d, spec_id, settings)
-    board.put(decode_state(encode_state(partition.snapshot())))
-    judge = Judge()
-    judge.look(board.sight({}), policy.derived, {})
-    judge.look(board.sight({0: learner}), policy.derived, {})
+    board, judge = Board(d, spec_id, settings), Judge()
+    for published in (state, decode_state(encode_state(partition.snapshot()))):
+        board.put(published)
+        judge.look(board.sight({}), policy.derived, {})
 
 
 def _records(events: Sequence[Request | Feedback]) -> list[InputRecord]:
