@@ -179,7 +179,7 @@ def suite() -> Row:
         SimulateOptions(
             scenarios=("flip",), policies=SUITE, seeds=20, first_seed=SEED, horizon=SUITE_ROUNDS, workers=2
         ),
-        lambda done, total: progress(f"flip: {done} of {total} seeds"),
+        lambda done: progress(f"flip: {done} of 20 seeds"),
     )
     wall = time.perf_counter() - start
     get_reusable_executor().shutdown(wait=True)
