@@ -117,7 +117,7 @@ class Replica:
         import banditroute.flow.decider as decider_module
         from banditroute.flow.copier import Copier
         from banditroute.flow.decider import Decider
-        from banditroute.flow.judge import observe_run
+        from banditroute.flow.judge import follow
         from banditroute.flow.partition import Partition, genesis_state
         from banditroute.flow.partitioner import PartitionerWatch
         from banditroute.flow.snapshot import Genesis
@@ -149,7 +149,7 @@ class Replica:
         self._decide = stages.timed("objects", self.decider.decide_records)
         self._check = stages.timed("partitioner", self.watch.check)
         self._copy = stages.timed("copy", self.copier.copy)
-        self._observe = stages.timed("observe", observe_run)
+        self._observe = stages.timed("observe", follow)
         self._derive = stages.timed("derive", self.policy.derive)
         for module, name, stage in (
             (decider_module, "decode_request", "decode"),
@@ -212,7 +212,7 @@ class Replica:
     def _append(self, stage: str, records: Sequence[Any]) -> None:
         apply = self._stages.timed(stage, self._apply)
         for learned in apply(records).learned:
-            self._observe(self.policy, learned)
+            self._observe(self.policy, [learned])
         self.now += 1
 
     def _apply(self, records: Sequence[Any]) -> Any:

@@ -1,4 +1,4 @@
-"""Compiled writer of decision records: JSON value, binary header and the frame that Kafka wants, row by row.
+"""Compiled writer of decision records: JSON value and the frame that Kafka wants, row by row.
 
 A record of Kafka's record batch, version 2 (Kafka protocol, "Record Batch"), is: length, attributes, timestamp delta,
 offset delta, key, value, headers; lengths and deltas are zigzag varints. The JSON is that of `events.encode`, byte by
@@ -140,20 +140,6 @@ def _value(
 
 
 @kernel
-def _header(out: Any, at: int, row: int, fixed: Any, columns: Any) -> int:
-    """Write the binary header of a decision: see `header.HeaderWriter`."""
-    flags, tokens, offsets, x, predictions, names = columns
-    begin = at
-    at = _copy(out, at, fixed, 0, fixed.shape[0])
-    _copy(out, begin + 10, flags[row], 0, 2)
-    _copy(out, begin + 12, tokens[row], 0, 4)
-    _copy(out, begin + 24, offsets[row], 0, 8)
-    at = _copy(out, at, x[row], 0, x.shape[1])
-    at = _copy(out, at, predictions[row], 0, predictions.shape[1])
-    return _copy(out, at, names, 0, names.shape[0])
-
-
-@kernel
 def write_records(
     out: Any,
     scratch: Any,
@@ -174,8 +160,7 @@ def write_records(
     extra: Any,
     counts: Any,
     header_name: Any,
-    fixed: Any,
-    columns: Any,
+    headers: Any,
 ) -> tuple[int, int]:
     """Write the records of rows `start` to `stop` as far as they find room; return the next row and the bytes used.
 
@@ -198,10 +183,12 @@ def write_records(
         Which weights, and which fragment for segment and tenant, -1 for none.
     counts : int32[n]
         How many headers `extra` holds.
-    header_name, fixed, columns
-        What every header has, and the bytes of its columns.
+    header_name : uint8[...]
+        Name of our header.
+    headers : uint8[n, size]
+        Our headers.
     """
-    size_of_header = fixed.shape[0] + columns[3].shape[1] + columns[4].shape[1] + columns[5].shape[0]
+    size_of_header = headers.shape[1]
     at, row = 0, start
     while row < stop:
         own = special[1][row] - (special[1][row - 1] if row > 0 else 0)
@@ -234,16 +221,9 @@ def write_records(
         at = _copy(out, at, header_name, 0, header_name.shape[0])
         at = _varint(out, at, size_of_header)
         spans[row, HEADER_AT] = at
-        at = _header(out, at, row, fixed, columns)
+        at = _copy(out, at, headers[row], 0, size_of_header)
         spans[row, HEADER_END] = at
         if more > 0:
             at = _part(out, at, extra[0], extra[1], row)
         row += 1
     return row, at
-
-
-@kernel
-def take_headers(body: Any, spans: Any, out: Any) -> None:
-    """Copy the headers of all records of a part, uint8[n, size]."""
-    for row in range(spans.shape[0]):
-        _copy(out[row], 0, body, spans[row, HEADER_AT], spans[row, HEADER_END])

@@ -18,6 +18,7 @@ from banditroute.flow.chosen import Chosen
 from banditroute.flow.decision_structs import DecisionStructs, Mode
 from banditroute.flow.encoded import BATCH_BYTES, EncodedRecords, Part
 from banditroute.flow.header import COLUMNS, HEADER_NAME, HeaderWriter
+from banditroute.flow.kept import HeaderTable
 from banditroute.flow.known import KnownBatch
 from banditroute_features import FeatureSpec
 
@@ -80,23 +81,21 @@ class DecisionWriter:
 
     def write(self, chosen: Chosen) -> tuple[EncodedRecords, KnownBatch]:
         """Return the records, and what becomes pending once they are in the log."""
-        passed = self._passed_headers(chosen)
-        records = self._records(chosen, passed)
-        return records, chosen.known(records.headers(), self._keys, shadow=self._shadow)
+        headers = self._headers(chosen)
+        records = self._records(chosen, headers, self._passed_headers(chosen))
+        return records, chosen.known(headers, self._keys, shadow=self._shadow)
 
     def known(self, chosen: Chosen) -> KnownBatch:
         """Return what becomes pending of decisions that nobody writes."""
-        headers = self._header.write(
-            chosen.offsets,
-            chosen.batch.x,
-            chosen.choices.candidates,
-            chosen.tokens,
-            chosen.counted,
-            self._shadow,
-        )
-        return chosen.known(headers, self._keys, shadow=self._shadow)
+        return chosen.known(self._headers(chosen), self._keys, shadow=self._shadow)
 
-    def _records(self, chosen: Chosen, passed: dict[int, list[tuple[str, bytes]]]) -> EncodedRecords:
+    def _headers(self, chosen: Chosen) -> HeaderTable:
+        x, candidates = chosen.batch.x, chosen.choices.candidates
+        return self._header.write(chosen.offsets, x, candidates, chosen.tokens, chosen.counted, self._shadow)
+
+    def _records(
+        self, chosen: Chosen, headers: HeaderTable, passed: dict[int, list[tuple[str, bytes]]]
+    ) -> EncodedRecords:
         ids = chosen.ids
         n = len(ids)
         packed_ids = texts_of(ids)
@@ -105,8 +104,8 @@ class DecisionWriter:
         counts, packed_extra, most_extra = np.zeros(n, np.int32), nothing, 0
         if passed:
             extra = [b""] * n
-            for i, headers in passed.items():
-                extra[i], counts[i] = encode_headers(headers), len(headers)
+            for i, others in passed.items():
+                extra[i], counts[i] = encode_headers(others), len(others)
             packed_extra, most_extra = texts_of(extra), max(map(len, extra))
         weights, places = self._weights(chosen)
         if len(self._fragment_texts) >= _MOST_FRAGMENTS:
@@ -114,14 +113,6 @@ class DecisionWriter:
         places[:, 1] = self._fragments_of("segment", chosen.segments)
         places[:, 2] = self._fragments_of("tenant", chosen.tenants)
         constants = self._constants.get(chosen.partition) or self._begin(chosen.partition)
-        fixed, columns = self._header.columns(
-            chosen.offsets,
-            chosen.batch.x,
-            chosen.choices.candidates,
-            chosen.tokens,
-            chosen.counted,
-            self._shadow,
-        )
         flags = np.zeros((n, 2), np.uint8)
         flags[:, 0] = chosen.choices.explored
         flags[:, 1] = ~np.isnan(chosen.predictions[:, COLUMNS - 1])
@@ -139,7 +130,7 @@ class DecisionWriter:
             after, used = kernels.write_records(
                 out, scratch, spans, row, n, packed_ids, chosen.offsets, constants, names, chosen.choices.rank,
                 numbers, flags, weights, places, self._packed_fragments, special, packed_extra, counts,
-                _HEADER_NAME, fixed, columns,
+                _HEADER_NAME, headers.rows,
             )
             # fmt: on
             parts.append(Part(row, after, out[:used].tobytes()))

@@ -8,9 +8,7 @@ from typing import Final, NamedTuple, overload
 import numpy as np
 from numpy.typing import NDArray
 
-from banditroute.flow._kernels_records import HEADER_AT, HEADER_END, take_headers
 from banditroute.flow.header import HEADER_NAME
-from banditroute.flow.kept import HeaderTable
 from banditroute.flow.records import OutputRecord
 
 BATCH_BYTES: Final = (
@@ -64,11 +62,3 @@ class EncodedRecords(Sequence[OutputRecord]):
         key, key_end, value, value_end, header, header_end = self._spans[row].tolist()
         headers = [(HEADER_NAME, body[header:header_end]), *self._passed.get(row, ())]
         return OutputRecord(body[key:key_end], body[value:value_end], headers)
-
-    def headers(self) -> HeaderTable:
-        """Return our header of every record."""
-        size = int(self._spans[0, HEADER_END] - self._spans[0, HEADER_AT])
-        rows = np.empty((len(self), size), np.uint8)
-        for start, stop, body in self.parts:
-            take_headers(np.frombuffer(body, np.uint8), self._spans[start:stop], rows[start:stop])
-        return HeaderTable(rows)

@@ -88,33 +88,6 @@ class HeaderWriter:
         self._names = b"".join(_NAME.pack(generation, len(name)) + name for generation, name in encoded)
         self.size = _FIXED.size + 4 * self.d + 8 * COLUMNS * self.k + len(self._names)
 
-    def columns(
-        self,
-        offsets: npt.NDArray[np.int64] | Sequence[int],
-        x: npt.NDArray[np.float32],
-        predictions: npt.NDArray[np.float64],
-        input_tokens: npt.NDArray[np.float32],
-        counted: npt.NDArray[np.bool_],
-        shadow: bool,
-    ) -> tuple[Bytes, tuple[Bytes, ...]]:
-        """Return what all headers of a batch begin with, and the bytes of their columns; see `write`.
-
-        The columns are flags, input tokens, offsets, context and predictions, uint8[n, ...], and the names that every
-        header ends with.
-        """
-        n = len(offsets)
-        fixed = _FIXED.pack(MAGIC, VERSION, self.d, self.k, 0, 0.0, self._spec, 0)
-        flags = (np.where(counted, _COUNTED, 0) + (_SHADOW if shadow else 0)).astype("<u2")
-        columns = (
-            flags,
-            np.asarray(input_tokens, "<f4"),
-            np.asarray(offsets, "<i8"),
-            np.asarray(x, "<f4"),
-            np.asarray(predictions, "<f8"),
-        )
-        views = [np.ascontiguousarray(column).reshape(n, -1).view(np.uint8) for column in columns]
-        return np.frombuffer(fixed, np.uint8), (*views, np.frombuffer(self._names, np.uint8))
-
     def write(
         self,
         offsets: npt.NDArray[np.int64] | Sequence[int],
@@ -125,17 +98,22 @@ class HeaderWriter:
         shadow: bool,
     ) -> HeaderTable:
         """Return one header per row of x[n, d], predictions[n, K, 5], input_tokens[n] and counted[n]."""
-        fixed, columns = self.columns(offsets, x, predictions, input_tokens, counted, shadow)
-        flags, tokens, places, contexts, predicted, names = columns
+        n = len(offsets)
         body = _FIXED.size + 4 * self.d
-        rows = np.empty((len(offsets), self.size), np.uint8)
-        rows[:, : _FIXED.size] = fixed
-        rows[:, _FLAGS_AT:_TOKENS_AT] = flags
-        rows[:, _TOKENS_AT : _TOKENS_AT + 4] = tokens
-        rows[:, _FIXED.size - 8 : _FIXED.size] = places
-        rows[:, _FIXED.size : body] = contexts
-        rows[:, body : self.size - len(names)] = predicted
-        rows[:, self.size - len(names) :] = names
+        names = self.size - len(self._names)
+        rows = np.empty((n, self.size), np.uint8)
+        fixed = _FIXED.pack(MAGIC, VERSION, self.d, self.k, 0, 0.0, self._spec, 0)
+        rows[:, : _FIXED.size] = np.frombuffer(fixed, np.uint8)
+        flags = np.where(counted, _COUNTED, 0) + (_SHADOW if shadow else 0)
+        for start, stop, column, kind in (
+            (_FLAGS_AT, _TOKENS_AT, flags, "<u2"),
+            (_TOKENS_AT, _TOKENS_AT + 4, input_tokens, "<f4"),
+            (_FIXED.size - 8, _FIXED.size, offsets, "<i8"),
+            (_FIXED.size, body, x, "<f4"),
+            (body, names, predictions, "<f8"),
+        ):
+            rows[:, start:stop] = np.ascontiguousarray(column, kind).reshape(n, -1).view(np.uint8)
+        rows[:, names:] = np.frombuffer(self._names, np.uint8)
         return HeaderTable(rows)
 
 

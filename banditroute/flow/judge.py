@@ -7,7 +7,7 @@ from time to time. Both come to the same: how far the votes are from what the ev
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from typing import NamedTuple
 
 import numpy as np
@@ -19,14 +19,22 @@ from banditroute.bandit.layout import N
 from banditroute.bandit.posterior import Posterior
 from banditroute.bandit.thompson import Policy
 from banditroute.events import Changed
-from banditroute.flow.effects import LearnedRun
+from banditroute.flow.effects import Learned, LearnedRun
 from banditroute.flow.slots import KINDS
 
 
-def observe_run(policy: Policy, run: LearnedRun) -> int:
-    """Let a policy's working copy follow a run of votes; return how many they are."""
-    policy.observe_many(run.places(policy.index), run.x, run.qualities, run.weights, run.kinds, KINDS)
-    return len(run)
+def follow(policy: Policy, learned: Iterable[Learned | LearnedRun]) -> int:
+    """Let a policy's working copy follow what was learned; return how many votes that are."""
+    votes = 0
+    for some in learned:
+        if isinstance(some, LearnedRun):
+            places = some.places(policy.index)
+            policy.observe_many(places, some.x, some.qualities, some.weights, some.kinds, KINDS)
+            votes += len(some)
+        else:
+            policy.observe(some.key, some.x, some.vote.quality, some.weight, some.kind)
+            votes += 1
+    return votes
 
 
 class Sight(NamedTuple):

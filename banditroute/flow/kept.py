@@ -20,17 +20,17 @@ class HeaderTable(Sequence[bytes]):
     """
 
     def __init__(self, rows: NDArray[np.uint8]) -> None:
-        self._rows = rows
+        self.rows = rows
 
     def __len__(self) -> int:
-        return len(self._rows)
+        return len(self.rows)
 
     @overload
     def __getitem__(self, index: int) -> bytes: ...
     @overload
     def __getitem__(self, index: slice) -> HeaderTable: ...
     def __getitem__(self, index: int | slice) -> bytes | HeaderTable:
-        found = self._rows[index]
+        found = self.rows[index]
         return HeaderTable(found) if isinstance(index, slice) else found.tobytes()
 
 

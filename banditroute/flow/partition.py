@@ -123,11 +123,6 @@ class Partition:
         mark = self._restored.journal_mark
         return min(self._restored.replay_from, mark[0] if mark else self._restored.replay_from)
 
-    @property
-    def resume_at(self) -> int:
-        """The journal offset the restored state covers up to."""
-        return self._restored.j
-
     def begin(self) -> None:
         """Open the decisions the anchor already knew; call once decisions have been read to their end."""
         self._require_mark("decisions")

@@ -13,7 +13,7 @@ from banditroute.events import Changed
 from banditroute.flow.board import Board
 from banditroute.flow.decider import DecidedBatch, Decider, InputRecord
 from banditroute.flow.effects import Learned, LearnedRun
-from banditroute.flow.judge import Judge, observe_run
+from banditroute.flow.judge import Judge, follow
 from banditroute.flow.learner import Learner
 from banditroute.flow.partition import Partition
 from banditroute.flow.snapshot import State
@@ -106,12 +106,7 @@ class Learning:
         shifts = self._shifts(learned, timestamp) if self.drift is not None else []
         if self._frozen:  # evidence is kept, decisions do not follow it
             return shifts
-        for some in learned:
-            if isinstance(some, LearnedRun):
-                self._updates += observe_run(self.policy, some)
-                continue
-            self.policy.observe(some.key, some.x, some.vote.quality, some.weight, some.kind)
-            self._updates += 1
+        self._updates += follow(self.policy, learned)
         self._pacer.paid(*settled_costs(learned))
         self._changed = True
         self._at_once = self._at_once or control

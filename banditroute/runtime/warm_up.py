@@ -13,8 +13,7 @@ from banditroute.flow.board import Board
 from banditroute.flow.chunk import Chunk
 from banditroute.flow.copier import Copier
 from banditroute.flow.decider import Decider, InputRecord
-from banditroute.flow.effects import LearnedRun
-from banditroute.flow.judge import Judge, observe_run
+from banditroute.flow.judge import Judge, follow
 from banditroute.flow.partition import Partition, genesis_state
 from banditroute.flow.partitioner import PartitionerWatch
 from banditroute.flow.snapshot import Genesis, decode_state, encode_state
@@ -68,11 +67,7 @@ def warm_up(config: Config) -> None:
         )
     )
     partition.apply_many(chunk)
-    for learned in chunk.learned:
-        if isinstance(learned, LearnedRun):
-            observe_run(policy, learned)
-        else:
-            policy.observe(learned.key, learned.x, learned.vote.quality, learned.weight, learned.kind)
+    follow(policy, chunk.learned)
     policy.derive(learner.evidence)
     decider.exploration.rest(policy)
     board, judge = Board(d, spec_id, settings), Judge()
