@@ -211,8 +211,7 @@ class Replica:
 
     def _append(self, stage: str, records: Sequence[Any]) -> None:
         apply = self._stages.timed(stage, self._apply)
-        for learned in apply(records).learned:
-            self._observe(self.policy, [learned])
+        self._observe(self.policy, apply(records).learned)
         self.now += 1
 
     def _apply(self, records: Sequence[Any]) -> Any:

@@ -53,10 +53,10 @@ async def drive(stream: Stream) -> None:
         await stream.feedback(ids[-20:], kind="usage")
         await stream.feedback(some[:2], kind="withdraw", voter="v0")
         await stream.until(lambda: engine.stats.feedback_copied >= 98)
-        await asyncio.sleep(1.5)
+        await stream.until(lambda: not any(task.busy for task in engine.tasks()))
+        await stream.until(lambda: not any(task.partition.dirty for task in engine.partitions.values()))
         engine.learning.derive()
         engine.learning.verdicts()
-        await asyncio.sleep(0.2)
     async with stream.running() as engine:
         await stream.request()
         await stream.until(lambda: engine.stats.decisions >= 1)
