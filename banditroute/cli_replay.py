@@ -16,7 +16,7 @@ from banditroute.config import Config, from_dict, load
 from banditroute.errors import ConfigError
 
 if TYPE_CHECKING:
-    from banditroute.bandit.evidence import Evidence
+    from banditroute.bandit.evidence.evidence import Evidence
     from banditroute_features import Encoder
 
 Json = Annotated[bool, typer.Option("--json", help="Print one JSON object and nothing else.")]

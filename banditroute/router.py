@@ -24,9 +24,9 @@ import secrets
 from collections.abc import Iterable, Mapping
 from typing import Any
 
-from banditroute.bandit.evidence import Evidence, ModelKey
-from banditroute.bandit.exploration import Exploration
-from banditroute.bandit.posterior import Posterior
+from banditroute.bandit.evidence.evidence import Evidence, ModelKey
+from banditroute.bandit.objectives.exploration import Exploration
+from banditroute.bandit.posterior.posterior import Posterior
 from banditroute.config import Config, from_dict, load
 from banditroute.errors import InputError
 from banditroute.events import Control as ControlRecord

@@ -9,10 +9,10 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from banditroute.bandit.evidence import Evidence, ModelKey
-from banditroute.bandit.pacing import Fixed, Pacer
-from banditroute.bandit.posterior import ModelPrior
-from banditroute.bandit.prior import PriorConfig, quality_offsets
+from banditroute.bandit.evidence.evidence import Evidence, ModelKey
+from banditroute.bandit.objectives.pacing import Fixed, Pacer
+from banditroute.bandit.posterior.posterior import ModelPrior
+from banditroute.bandit.posterior.prior import PriorConfig, quality_offsets
 from banditroute_sim.data.dataset import DataSet
 from banditroute_sim.data.encoding import Encoded
 from banditroute_sim.session import NAN, Session

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 
-from banditroute.bandit.evidence import Evidence, RowKey
+from banditroute.bandit.evidence.evidence import Evidence, RowKey
 from banditroute.flow.fields import LearnerSettings
 from banditroute.flow.partition import genesis_state
 from banditroute.flow.snapshot import Genesis, encode_state

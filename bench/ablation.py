@@ -20,8 +20,9 @@ from typing import Any
 
 import numpy as np
 
-from banditroute.bandit import _kernels_evidence, packing
-from banditroute.bandit.prior import PriorConfig
+from banditroute.bandit.choice import state_layout as packing
+from banditroute.bandit.evidence import _kernels_add as _kernels_evidence
+from banditroute.bandit.posterior.prior import PriorConfig
 from banditroute_sim.policies.ours import Banditroute
 from banditroute_sim.scenarios import draw
 from banditroute_sim.simulate.single import run

@@ -23,7 +23,7 @@ from typing import Any, NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from banditroute.bandit.pacing import BudgetPacer
+from banditroute.bandit.objectives.pacing import BudgetPacer
 from banditroute_features import Encoder, FeatureSpec
 from banditroute_sim.data.dataset import DataSet
 from banditroute_sim.data.encoding import Encoded, encode

@@ -11,8 +11,8 @@ from __future__ import annotations
 
 import numpy as np
 
-from banditroute.bandit.batch import DecideBatch
-from banditroute.bandit.pacing import Fixed
+from banditroute.bandit.choice.batch import DecideBatch
+from banditroute.bandit.objectives.pacing import Fixed
 from bench._stream import make_session, stream
 from bench.harness import Report, Row, options
 from bench.realdata import FIRST_SEED, SETS, folder, loaded

@@ -27,9 +27,9 @@ from typing import Any
 import numba
 import numpy as np
 
-from banditroute.bandit.evidence import Evidence, ModelKey, Vote
-from banditroute.bandit.posterior import ModelPrior
-from banditroute.bandit.thompson import DecideBatch, Policy
+from banditroute.bandit.choice.policy import DecideBatch, Policy
+from banditroute.bandit.evidence.evidence import Evidence, ModelKey, Vote
+from banditroute.bandit.posterior.posterior import ModelPrior
 from bench.harness import Report, Row, interleave, one_thread, options, progress, progress_done
 
 PACKAGES = ("banditroute", "numpy", "numba", "llvmlite", "vowpalwabbit", "mabwiser", "river")

@@ -45,7 +45,7 @@ def resident() -> float:
 
 def fill(count: int, share: float) -> dict[str, float]:
     """Open `count` decisions, answer a share of them, and return what that took."""
-    from banditroute.bandit.evidence import ModelKey
+    from banditroute.bandit.evidence.evidence import ModelKey
     from banditroute.events import Copied, Feedback, encode
     from banditroute.flow.header import HeaderWriter
     from banditroute.flow.known import KnownBatch

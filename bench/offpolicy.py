@@ -16,7 +16,7 @@ from typing import Any
 
 import numpy as np
 
-from banditroute.bandit.pacing import BudgetPacer
+from banditroute.bandit.objectives.pacing import BudgetPacer
 from banditroute_sim.evaluate.known import KnownLog, KnownWorld, known_log
 from banditroute_sim.evaluate.run import EvaluationOptions, evaluate
 from banditroute_sim.evaluate.targets import ByCell, Objective, Target, Uniform

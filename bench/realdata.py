@@ -27,7 +27,7 @@ import numpy as np
 import pyarrow.parquet as pq
 from numpy.typing import NDArray
 
-from banditroute.bandit.pacing import Fixed
+from banditroute.bandit.objectives.pacing import Fixed
 from banditroute_features import Encoder, FeatureSpec
 from banditroute_sim.data.dataset import DataSet
 from banditroute_sim.data.encoding import Encoded, encode

@@ -13,7 +13,7 @@ from typing import Any
 
 import numpy as np
 
-from banditroute.bandit.evidence import Evidence
+from banditroute.bandit.evidence.evidence import Evidence
 from banditroute_sim.policies.base import Bools, Context, Floats
 from banditroute_sim.policies.ours import Banditroute
 from banditroute_sim.scenarios import draw

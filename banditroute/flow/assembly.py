@@ -6,11 +6,11 @@ import math
 from collections.abc import Sequence
 from pathlib import Path
 
-from banditroute.bandit.evidence import ModelKey
-from banditroute.bandit.pacing import BudgetPacer, Fixed, FloorPacer, Pacer
-from banditroute.bandit.posterior import ModelPrior
-from banditroute.bandit.prior import quality_offsets
-from banditroute.bandit.thompson import Policy
+from banditroute.bandit.choice.policy import Policy
+from banditroute.bandit.evidence.evidence import ModelKey
+from banditroute.bandit.objectives.pacing import BudgetPacer, Fixed, FloorPacer, Pacer
+from banditroute.bandit.posterior.posterior import ModelPrior
+from banditroute.bandit.posterior.prior import quality_offsets
 from banditroute.catalog import Catalog
 from banditroute.config import Config
 from banditroute.errors import ConfigError

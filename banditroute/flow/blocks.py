@@ -8,7 +8,7 @@ from typing import Final
 import numpy as np
 from numpy.typing import NDArray
 
-from banditroute.bandit._kernels_memory import address_of
+from banditroute.bandit.arithmetic._kernels_memory import address_of
 
 BITS: Final = 11
 BLOCK: Final = 1 << BITS  # rows

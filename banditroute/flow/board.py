@@ -9,7 +9,7 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping
 
-from banditroute.bandit.evidence import Evidence
+from banditroute.bandit.evidence.evidence import Evidence
 from banditroute.flow.fields import LearnerSettings
 from banditroute.flow.judge import Sight
 from banditroute.flow.learner import Learner

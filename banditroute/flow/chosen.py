@@ -8,8 +8,8 @@ from typing import NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from banditroute.bandit.evidence import ModelKey
-from banditroute.bandit.thompson import LIMITS, Choices, DecideBatch
+from banditroute.bandit.choice.policy import LIMITS, Choices, DecideBatch
+from banditroute.bandit.evidence.evidence import ModelKey
 from banditroute.events import Request
 from banditroute.flow.known import KnownBatch
 from banditroute.flow.records import InputRecord

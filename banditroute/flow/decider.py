@@ -8,10 +8,10 @@ from typing import Protocol, cast
 import numpy as np
 from numpy.typing import NDArray
 
-from banditroute.bandit.chance import request_keys
-from banditroute.bandit.exploration import Exploration
-from banditroute.bandit.pacing import Pacer
-from banditroute.bandit.thompson import LIMITS, UNLIMITED, DecideBatch, Policy
+from banditroute.bandit.arithmetic.chance import request_keys
+from banditroute.bandit.choice.policy import LIMITS, UNLIMITED, DecideBatch, Policy
+from banditroute.bandit.objectives.exploration import Exploration
+from banditroute.bandit.objectives.pacing import Pacer
 from banditroute.catalog import Catalog
 from banditroute.config import Config
 from banditroute.events import Decision, FieldMap, Rejected, Request, decode_request

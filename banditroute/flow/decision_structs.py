@@ -9,8 +9,8 @@ import numpy as np
 from msgspec.structs import replace
 from numpy.typing import NDArray
 
-from banditroute.bandit.evidence import ModelKey
-from banditroute.bandit.thompson import LIMITS
+from banditroute.bandit.choice.policy import LIMITS
+from banditroute.bandit.evidence.evidence import ModelKey
 from banditroute.events import WIRE_VERSION, Decision, Expected, Weights
 from banditroute.flow.chosen import Chosen
 from banditroute.flow.header import COLUMNS

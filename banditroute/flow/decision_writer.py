@@ -10,8 +10,8 @@ import msgspec
 import numpy as np
 from numpy.typing import NDArray
 
-from banditroute.bandit.evidence import ModelKey
-from banditroute.bandit.thompson import LIMITS
+from banditroute.bandit.choice.policy import LIMITS
+from banditroute.bandit.evidence.evidence import ModelKey
 from banditroute.events import MAX_ID_BYTES, WIRE_VERSION, Weights, encode
 from banditroute.flow import _kernels_records as kernels
 from banditroute.flow.chosen import Chosen

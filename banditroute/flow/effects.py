@@ -9,7 +9,7 @@ import numpy as np
 import numpy.typing as npt
 from msgspec import Struct
 
-from banditroute.bandit.evidence import ModelKey, Vote
+from banditroute.bandit.evidence.evidence import ModelKey, Vote
 from banditroute.events import QUALITY_KINDS, Copied, Feedback
 from banditroute.flow.slots import KINDS
 

@@ -8,7 +8,7 @@ from typing import Final
 import numpy as np
 from numpy.typing import NDArray
 
-from banditroute.bandit.evidence import ModelKey
+from banditroute.bandit.evidence.evidence import ModelKey
 from banditroute.flow.known import Kind, KnownBatch
 
 MOST_SEGMENTS: Final = 1 << 16  # different segments at once; the decisions of further ones have none

@@ -13,11 +13,11 @@ from typing import NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from banditroute.bandit.change import ChangeDetector, verdict
-from banditroute.bandit.evidence import Evidence, ModelKey
-from banditroute.bandit.layout import N
-from banditroute.bandit.posterior import Posterior
-from banditroute.bandit.thompson import Policy
+from banditroute.bandit.choice.change import ChangeDetector, verdict
+from banditroute.bandit.choice.policy import Policy
+from banditroute.bandit.evidence.evidence import Evidence, ModelKey
+from banditroute.bandit.evidence.row_layout import N
+from banditroute.bandit.posterior.posterior import Posterior
 from banditroute.events import Changed
 from banditroute.flow.effects import Learned, LearnedRun
 from banditroute.flow.slots import KINDS

@@ -9,7 +9,7 @@ import numpy as np
 from msgspec import Struct
 from numpy.typing import NDArray
 
-from banditroute.bandit.evidence import ModelKey
+from banditroute.bandit.evidence.evidence import ModelKey
 from banditroute.flow.identity import Identity
 from banditroute.flow.slots import Predictions
 

@@ -13,7 +13,7 @@ from collections.abc import Iterator, Mapping, Sequence
 import numpy as np
 from numpy.typing import NDArray
 
-from banditroute.bandit.evidence import ModelKey
+from banditroute.bandit.evidence.evidence import ModelKey
 from banditroute.flow import _kernels_settle
 from banditroute.flow.blocks import BITS, BLOCK, ID, ROW
 from banditroute.flow.chunk import Chunk, Columns

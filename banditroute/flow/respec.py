@@ -6,8 +6,8 @@ without its context is a vote on the intercept, which is column 0 of every conte
 
 from __future__ import annotations
 
-from banditroute.bandit.evidence import Evidence
-from banditroute.bandit.layout import HEAD, N_FREE, Q2_FREE, Q_FREE, SQ2, N
+from banditroute.bandit.evidence.evidence import Evidence
+from banditroute.bandit.evidence.row_layout import HEAD, N_FREE, Q2_FREE, Q_FREE, SQ2, N
 
 
 def context_free(evidence: Evidence, d: int) -> Evidence:

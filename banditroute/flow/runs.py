@@ -13,7 +13,7 @@ from typing import Final
 import numpy as np
 from numpy.typing import NDArray
 
-from banditroute.bandit.evidence import RowKey
+from banditroute.bandit.evidence.evidence import RowKey
 from banditroute.flow.chunk import Chunk, Columns
 from banditroute.flow.effects import LearnedRun
 from banditroute.flow.settling import Settler

@@ -7,7 +7,7 @@ from collections import Counter, deque
 
 import numpy as np
 
-from banditroute.bandit.evidence import Evidence
+from banditroute.bandit.evidence.evidence import Evidence
 from banditroute.events import QUALITY_KINDS, Copied, Feedback
 from banditroute.flow.effects import REASONS, Learned, Parked, Refused, withdraws
 from banditroute.flow.fields import Fields, LearnerSettings

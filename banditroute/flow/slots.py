@@ -10,7 +10,7 @@ import numpy as np
 from msgspec import Struct
 from numpy.typing import NDArray
 
-from banditroute.bandit.evidence import ModelKey
+from banditroute.bandit.evidence.evidence import ModelKey
 from banditroute.flow import _kernels_index, _kernels_settle
 from banditroute.flow.identity import NOBODY, Identity
 

@@ -16,7 +16,7 @@ import numpy as np
 from msgspec import UNSET, Struct, UnsetType, field
 from numpy.typing import NDArray
 
-from banditroute.bandit.evidence import Evidence, RowKey
+from banditroute.bandit.evidence.evidence import Evidence, RowKey
 from banditroute.errors import StateError
 from banditroute.flow.fields import Fields, LearnerSettings
 

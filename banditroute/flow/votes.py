@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 
-from banditroute.bandit.evidence import Vote
+from banditroute.bandit.evidence.evidence import Vote
 from banditroute.events import Feedback
 from banditroute.flow.known import Open
 from banditroute.flow.slots import Numbers, Predictions

@@ -13,7 +13,7 @@ from typing import Final, NamedTuple
 import msgspec
 import numpy as np
 
-from banditroute.bandit.evidence import Evidence, ModelKey, RowKey
+from banditroute.bandit.evidence.evidence import Evidence, ModelKey, RowKey
 from banditroute.errors import ConfigError
 
 VERSION: Final = 1

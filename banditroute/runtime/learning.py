@@ -6,7 +6,7 @@ import asyncio
 import time
 from collections.abc import Callable, Mapping, Sequence
 
-from banditroute.bandit.thompson import Policy
+from banditroute.bandit.choice.policy import Policy
 from banditroute.catalog import Catalog
 from banditroute.config import Config
 from banditroute.events import Changed

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any, NamedTuple
 
-from banditroute.bandit.evidence import Evidence, RowKey
+from banditroute.bandit.evidence.evidence import Evidence, RowKey
 from banditroute.config import Config
 from banditroute.errors import BrokerError, StateError
 from banditroute.flow.decider import InputRecord, OutputRecord

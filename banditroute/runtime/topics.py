@@ -5,7 +5,7 @@ from __future__ import annotations
 import secrets
 from typing import Final, NamedTuple
 
-from banditroute.bandit import layout
+from banditroute.bandit.evidence import row_layout as layout
 from banditroute.config import Config
 from banditroute.errors import StateError, TopicError
 from banditroute.events import QUALITY_KINDS

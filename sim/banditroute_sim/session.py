@@ -11,13 +11,13 @@ from collections.abc import Sequence
 import numpy as np
 from numpy.typing import NDArray
 
-from banditroute.bandit.batch import LIMITS, Choices, DecideBatch
-from banditroute.bandit.evidence import Evidence, Vote
-from banditroute.bandit.exploration import SAMPLED, Exploration
-from banditroute.bandit.pacing import Fixed, Pacer
-from banditroute.bandit.posterior import ModelPrior, PriorConfig
-from banditroute.bandit.prior import Block
-from banditroute.bandit.thompson import Policy
+from banditroute.bandit.choice.batch import LIMITS, Choices, DecideBatch
+from banditroute.bandit.choice.policy import Policy
+from banditroute.bandit.evidence.evidence import Evidence, Vote
+from banditroute.bandit.objectives.exploration import SAMPLED, Exploration
+from banditroute.bandit.objectives.pacing import Fixed, Pacer
+from banditroute.bandit.posterior.posterior import ModelPrior, PriorConfig
+from banditroute.bandit.posterior.prior import Block
 from banditroute.flow.judge import Judge
 
 Floats = NDArray[np.float64]

@@ -9,8 +9,8 @@ import numpy as np
 import pytest
 from scipy import special, stats
 
-from banditroute.bandit import _kernels_chance
-from banditroute.bandit.chance import model_key, normal, request_key, request_keys
+from banditroute.bandit.arithmetic import _kernels_chance
+from banditroute.bandit.arithmetic.chance import model_key, normal, request_key, request_keys
 from tests import naive_bandit as naive
 
 N = 20_000

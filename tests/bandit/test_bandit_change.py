@@ -7,10 +7,10 @@ import math
 import numpy as np
 import pytest
 
-from banditroute.bandit.change import LEAST_VOTES, ChangeDetector, verdict
-from banditroute.bandit.evidence import Evidence, ModelKey, RowKey, Vote
-from banditroute.bandit.posterior import ModelPrior
-from banditroute.bandit.thompson import Policy
+from banditroute.bandit.choice.change import LEAST_VOTES, ChangeDetector, verdict
+from banditroute.bandit.choice.policy import Policy
+from banditroute.bandit.evidence.evidence import Evidence, ModelKey, RowKey, Vote
+from banditroute.bandit.posterior.posterior import ModelPrior
 from banditroute.flow.judge import Judge, Sight
 
 A, B = ModelKey("a"), ModelKey("b")

@@ -9,8 +9,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from banditroute.bandit.evidence import Evidence, RowKey, Vote
-from banditroute.bandit.layout import HEAD, IN_PRED, IN_SUM, RES_N, RES_Z, Layout
+from banditroute.bandit.evidence.evidence import Evidence, RowKey, Vote
+from banditroute.bandit.evidence.row_layout import HEAD, IN_PRED, IN_SUM, RES_N, RES_Z, Layout
 from tests import naive_bandit as naive
 
 D = 5

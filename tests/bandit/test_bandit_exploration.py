@@ -5,11 +5,11 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from banditroute.bandit.batch import DecideBatch
-from banditroute.bandit.evidence import Evidence, ModelKey, Vote
-from banditroute.bandit.exploration import SAMPLED, Exploration
-from banditroute.bandit.posterior import ModelPrior
-from banditroute.bandit.thompson import Policy
+from banditroute.bandit.choice.batch import DecideBatch
+from banditroute.bandit.choice.policy import Policy
+from banditroute.bandit.evidence.evidence import Evidence, ModelKey, Vote
+from banditroute.bandit.objectives.exploration import SAMPLED, Exploration
+from banditroute.bandit.posterior.posterior import ModelPrior
 
 NAMES = ("good", "fair", "hopeless")
 PRICES = np.array([[10.0, 0.0], [10.0, 0.0], [10.0, 0.0]])

@@ -5,10 +5,10 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from banditroute.bandit.evidence import Evidence, ModelKey, Vote
-from banditroute.bandit.kinds import BIAS_SD, TRUST, Kind, trusted_first
-from banditroute.bandit.posterior import ModelPrior, derive
-from banditroute.bandit.thompson import Policy
+from banditroute.bandit.choice.policy import Policy
+from banditroute.bandit.evidence.evidence import Evidence, ModelKey, Vote
+from banditroute.bandit.posterior.kinds import BIAS_SD, TRUST, Kind, trusted_first
+from banditroute.bandit.posterior.posterior import ModelPrior, derive
 
 D, MODELS = 6, 4
 BLOCKS = [(0, 1), (1, D)]

@@ -5,9 +5,9 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from banditroute.bandit.evidence import Evidence, ModelKey, Vote
-from banditroute.bandit.posterior import ModelPrior
-from banditroute.bandit.thompson import DecideBatch, Policy
+from banditroute.bandit.choice.policy import DecideBatch, Policy
+from banditroute.bandit.evidence.evidence import Evidence, ModelKey, Vote
+from banditroute.bandit.posterior.posterior import ModelPrior
 
 MEANS = np.array([0.9, 0.5, 0.1])
 

@@ -8,9 +8,9 @@ from dataclasses import fields
 import numpy as np
 import pytest
 
-from banditroute.bandit import likeness
-from banditroute.bandit.evidence import Evidence, ModelKey, RowKey, Vote
-from banditroute.bandit.posterior import ModelPrior, derive
+from banditroute.bandit.evidence.evidence import Evidence, ModelKey, RowKey, Vote
+from banditroute.bandit.posterior import likeness
+from banditroute.bandit.posterior.posterior import ModelPrior, derive
 
 D = 6
 BLOCKS = [(0, 1), (1, 3), (3, D)]

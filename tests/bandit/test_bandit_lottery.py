@@ -8,9 +8,9 @@ import numpy as np
 import pytest
 from scipy import integrate, stats
 
-from banditroute.bandit.evidence import Evidence, ModelKey, Vote
-from banditroute.bandit.posterior import ModelPrior
-from banditroute.bandit.thompson import DecideBatch, Policy
+from banditroute.bandit.choice.policy import DecideBatch, Policy
+from banditroute.bandit.evidence.evidence import Evidence, ModelKey, Vote
+from banditroute.bandit.posterior.posterior import ModelPrior
 
 K, D = 4, 3
 PRICES = np.array([[1.0, 0.0], [3.0, 0.0], [8.0, 0.0], [20.0, 0.0]])

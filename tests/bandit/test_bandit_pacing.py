@@ -7,11 +7,11 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from banditroute.bandit import _kernels_pacing
-from banditroute.bandit.evidence import Evidence, ModelKey, Vote
-from banditroute.bandit.pacing import AIM, DAY_MS, BudgetPacer, Fixed, FloorPacer
-from banditroute.bandit.posterior import ModelPrior
-from banditroute.bandit.thompson import DecideBatch, Policy
+from banditroute.bandit.choice.policy import DecideBatch, Policy
+from banditroute.bandit.evidence.evidence import Evidence, ModelKey, Vote
+from banditroute.bandit.objectives import _kernels_pacing
+from banditroute.bandit.objectives.pacing import AIM, DAY_MS, BudgetPacer, Fixed, FloorPacer
+from banditroute.bandit.posterior.posterior import ModelPrior
 
 PRICES = np.array([[1.0, 0.0], [10.0, 0.0], [100.0, 0.0]])  # 1,000 input tokens: 0.001, 0.01 and 0.1 USD
 QUALITY = (0.3, 0.6, 0.9)

@@ -10,8 +10,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from banditroute.bandit.evidence import Evidence, ModelKey, RowKey, Vote
-from banditroute.bandit.posterior import ModelPrior, PriorConfig, derive
+from banditroute.bandit.evidence.evidence import Evidence, ModelKey, RowKey, Vote
+from banditroute.bandit.posterior.posterior import ModelPrior, PriorConfig, derive
 from tests import naive_bandit as naive
 
 CONFIG = PriorConfig()

@@ -7,7 +7,7 @@ import math
 import numpy as np
 import pytest
 
-from banditroute.bandit import _kernels_propensity
+from banditroute.bandit.choice import _kernels_propensity
 from tests import naive_bandit as naive
 
 

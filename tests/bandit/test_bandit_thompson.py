@@ -8,11 +8,11 @@ from itertools import pairwise
 import numpy as np
 import pytest
 
-from banditroute.bandit.chance import model_key
-from banditroute.bandit.evidence import Evidence, ModelKey, Vote
-from banditroute.bandit.packing import QBAR, tail_of
-from banditroute.bandit.posterior import ModelPrior
-from banditroute.bandit.thompson import Choices, DecideBatch, Policy
+from banditroute.bandit.arithmetic.chance import model_key
+from banditroute.bandit.choice.policy import Choices, DecideBatch, Policy
+from banditroute.bandit.choice.state_layout import QBAR, tail_of
+from banditroute.bandit.evidence.evidence import Evidence, ModelKey, Vote
+from banditroute.bandit.posterior.posterior import ModelPrior
 from tests import naive_bandit as naive
 
 D, K = 6, 5

@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from banditroute.bandit.evidence import Evidence, ModelKey, RowKey, Vote
+from banditroute.bandit.evidence.evidence import Evidence, ModelKey, RowKey, Vote
 from banditroute.errors import MissingExtraError
 from banditroute.flow.fields import Fields
 from banditroute.flow.snapshot import Genesis, State, decode_state, encode_state

@@ -13,7 +13,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from banditroute.bandit.evidence import RowKey
+from banditroute.bandit.evidence.evidence import RowKey
 from banditroute.errors import BrokerError
 from banditroute.flow.decider import OutputRecord
 from banditroute.flow.partition import genesis_state

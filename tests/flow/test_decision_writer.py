@@ -9,8 +9,8 @@ import numpy as np
 import pytest
 from aiokafka.record.default_records import DefaultRecordBatch
 
-from banditroute.bandit.batch import Choices, DecideBatch
-from banditroute.bandit.evidence import ModelKey
+from banditroute.bandit.choice.batch import Choices, DecideBatch
+from banditroute.bandit.evidence.evidence import ModelKey
 from banditroute.events import Request, encode
 from banditroute.flow import encoded
 from banditroute.flow.chosen import Chosen

@@ -9,7 +9,7 @@ import struct
 import numpy as np
 import pytest
 
-from banditroute.bandit.evidence import ModelKey
+from banditroute.bandit.evidence.evidence import ModelKey
 from banditroute.flow import _kernels_index
 from banditroute.flow.header import HeaderWriter, parse_header
 from banditroute.flow.identity import Identifier

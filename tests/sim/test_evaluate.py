@@ -17,7 +17,7 @@ import pyarrow.parquet as pq
 import pytest
 
 from banditroute import cli
-from banditroute.bandit.pacing import BudgetPacer
+from banditroute.bandit.objectives.pacing import BudgetPacer
 from banditroute.config import from_dict
 from banditroute.errors import ConfigError, DataSetError
 from banditroute_sim.evaluate.known import KnownWorld, known_log

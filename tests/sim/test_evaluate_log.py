@@ -11,7 +11,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from banditroute.bandit.chance import request_key
+from banditroute.bandit.arithmetic.chance import request_key
 from banditroute.config import from_dict
 from banditroute.errors import DataSetError, TopicError
 from banditroute.events import Feedback

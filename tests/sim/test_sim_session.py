@@ -6,8 +6,8 @@ import numpy as np
 import pytest
 
 from banditroute import Router
-from banditroute.bandit.chance import request_key
-from banditroute.bandit.pacing import BudgetPacer, Fixed, Pacer
+from banditroute.bandit.arithmetic.chance import request_key
+from banditroute.bandit.objectives.pacing import BudgetPacer, Fixed, Pacer
 from banditroute.config import from_dict
 from banditroute.events import request_of
 from banditroute.router import make_encoder, model_priors

@@ -6,8 +6,8 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
-from banditroute.bandit.change import THRESHOLD, ChangeDetector
-from banditroute.bandit.evidence import ModelKey
+from banditroute.bandit.choice.change import THRESHOLD, ChangeDetector
+from banditroute.bandit.evidence.evidence import ModelKey
 from banditroute_sim.policies import POLICIES
 from banditroute_sim.scenarios import NEVER, PIECE, SCENARIOS, SUITE, draw, pieces
 from banditroute_sim.simulate._kernels_ours import _watch

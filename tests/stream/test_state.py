@@ -11,7 +11,7 @@ from typing import Any, NamedTuple
 import numpy as np
 import pytest
 
-from banditroute.bandit.evidence import Evidence, ModelKey, RowKey, Vote
+from banditroute.bandit.evidence.evidence import Evidence, ModelKey, RowKey, Vote
 from banditroute.cli import main
 from banditroute.config import from_dict
 from banditroute.errors import StateError

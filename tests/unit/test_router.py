@@ -23,9 +23,9 @@ from banditroute import (
     Request,
     Router,
 )
-from banditroute.bandit.evidence import Evidence
-from banditroute.bandit.posterior import Posterior
-from banditroute.bandit.prior import PRICE_SLOPE, quality_offsets
+from banditroute.bandit.evidence.evidence import Evidence
+from banditroute.bandit.posterior.posterior import Posterior
+from banditroute.bandit.posterior.prior import PRICE_SLOPE, quality_offsets
 
 MODELS: list[dict[str, Any]] = [
     {

@@ -11,10 +11,10 @@ import numpy as np
 import pytest
 
 from banditroute import ConfigError, Router, cli
-from banditroute.bandit.evidence import Evidence, ModelKey, RowKey, Vote
-from banditroute.bandit.layout import TOK_N, N
-from banditroute.bandit.posterior import ModelPrior, derive
-from banditroute.bandit.thompson import Policy
+from banditroute.bandit.choice.policy import Policy
+from banditroute.bandit.evidence.evidence import Evidence, ModelKey, RowKey, Vote
+from banditroute.bandit.evidence.row_layout import TOK_N, N
+from banditroute.bandit.posterior.posterior import ModelPrior, derive
 from banditroute.flow.warm_start import decode_warm_start, encode_warm_start
 from banditroute_features import FeatureSpec
 

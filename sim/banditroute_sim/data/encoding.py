@@ -8,7 +8,7 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from banditroute.bandit.prior import Block
+from banditroute.bandit.posterior.prior import Block
 from banditroute_features import Encoder, RequestLike
 from banditroute_sim.data.dataset import DataSet
 

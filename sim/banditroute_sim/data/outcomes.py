@@ -17,8 +17,8 @@ from typing import Any, Final
 import numpy as np
 from numpy.typing import DTypeLike, NDArray
 
-from banditroute.bandit.chance import request_key
-from banditroute.bandit.prior import Block
+from banditroute.bandit.arithmetic.chance import request_key
+from banditroute.bandit.posterior.prior import Block
 from banditroute.catalog import Catalog
 from banditroute.errors import DataSetError
 from banditroute_features import Encoder, RequestLike

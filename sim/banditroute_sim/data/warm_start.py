@@ -7,7 +7,7 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
-from banditroute.bandit.evidence import Evidence, ModelKey, Vote
+from banditroute.bandit.evidence.evidence import Evidence, ModelKey, Vote
 from banditroute_sim.data.dataset import DataSet
 from banditroute_sim.data.encoding import Encoded
 from banditroute_sim.data.tables import Table

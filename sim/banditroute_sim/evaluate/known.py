@@ -8,9 +8,9 @@ from dataclasses import dataclass, field
 import numpy as np
 from numpy.typing import NDArray
 
-from banditroute.bandit.evidence import ModelKey
-from banditroute.bandit.pacing import Fixed, Pacer
-from banditroute.bandit.posterior import ModelPrior
+from banditroute.bandit.evidence.evidence import ModelKey
+from banditroute.bandit.objectives.pacing import Fixed, Pacer
+from banditroute.bandit.posterior.posterior import ModelPrior
 from banditroute_sim.evaluate.log import Batch
 from banditroute_sim.evaluate.targets import ByCell
 from banditroute_sim.session import Session

@@ -16,7 +16,7 @@ import msgspec
 import numpy as np
 from numpy.typing import NDArray
 
-from banditroute.bandit.chance import request_key
+from banditroute.bandit.arithmetic.chance import request_key
 from banditroute.errors import DataSetError, StateError
 from banditroute.events import Decision, Rejected, decode_feedback, feedback_of
 from banditroute.flow.header import HEADER_NAME, Header, parse_header

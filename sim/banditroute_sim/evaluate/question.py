@@ -9,8 +9,8 @@ from typing import Any, Final
 
 import numpy as np
 
-from banditroute.bandit._kernels_pacing import bracket
-from banditroute.bandit.pacing import AIM
+from banditroute.bandit.objectives._kernels_pacing import bracket
+from banditroute.bandit.objectives.pacing import AIM
 from banditroute.config import Config
 from banditroute.errors import ConfigError, DataSetError
 from banditroute_sim.evaluate.log import ExportedLog, Log

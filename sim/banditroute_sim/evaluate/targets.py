@@ -9,8 +9,8 @@ from typing import Protocol
 import numpy as np
 from numpy.typing import NDArray
 
-from banditroute.bandit._kernels_propensity import propensity
-from banditroute.bandit.packing import CURIOSITY, NOISE
+from banditroute.bandit.choice._kernels_propensity import propensity
+from banditroute.bandit.choice.state_layout import CURIOSITY, NOISE
 from banditroute.errors import DataSetError
 from banditroute_sim.evaluate.log import Batch
 

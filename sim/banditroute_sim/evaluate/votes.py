@@ -15,7 +15,7 @@ from typing import Final
 import numpy as np
 from numpy.typing import NDArray
 
-from banditroute.bandit.chance import request_key
+from banditroute.bandit.arithmetic.chance import request_key
 from banditroute.events import Feedback
 
 Floats = NDArray[np.float64]

@@ -7,10 +7,10 @@ from typing import ClassVar
 
 import numpy as np
 
-from banditroute.bandit.batch import DecideBatch
-from banditroute.bandit.evidence import ModelKey, RowKey
-from banditroute.bandit.pacing import BudgetPacer, Fixed, Pacer
-from banditroute.bandit.posterior import ModelPrior, PriorConfig
+from banditroute.bandit.choice.batch import DecideBatch
+from banditroute.bandit.evidence.evidence import ModelKey, RowKey
+from banditroute.bandit.objectives.pacing import BudgetPacer, Fixed, Pacer
+from banditroute.bandit.posterior.posterior import ModelPrior, PriorConfig
 from banditroute_sim.policies.base import Bools, Context, Floats, State
 from banditroute_sim.scenarios.episode import Episode
 from banditroute_sim.session import Session

@@ -6,7 +6,7 @@ from typing import ClassVar
 
 import numpy as np
 
-from banditroute.bandit._kernels_propensity import propensity
+from banditroute.bandit.choice._kernels_propensity import propensity
 from banditroute_sim.policies._kernels_ridge import add, expect_all
 from banditroute_sim.policies.base import Bools, Context, Floats, Memory
 from banditroute_sim.policies.baselines import LARGEST, Greedy

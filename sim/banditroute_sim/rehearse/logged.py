@@ -8,8 +8,8 @@ from typing import Final
 import numpy as np
 from numpy.typing import NDArray
 
-from banditroute.bandit.posterior import derive
-from banditroute.bandit.prior import Block
+from banditroute.bandit.posterior.posterior import derive
+from banditroute.bandit.posterior.prior import Block
 from banditroute.config import Config
 from banditroute.router import model_priors
 from banditroute_sim.rehearse.sample import LoggedSample

@@ -8,9 +8,9 @@ from typing import Final
 import numpy as np
 from numpy.typing import NDArray
 
-from banditroute.bandit.batch import DecideBatch
-from banditroute.bandit.evidence import Evidence
-from banditroute.bandit.pacing import CONFIDENCE
+from banditroute.bandit.choice.batch import DecideBatch
+from banditroute.bandit.evidence.evidence import Evidence
+from banditroute.bandit.objectives.pacing import CONFIDENCE
 from banditroute.config import Config
 from banditroute_sim.rehearse.stress import Staged, Stress, stage
 from banditroute_sim.rehearse.world import How, World

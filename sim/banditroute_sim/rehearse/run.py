@@ -11,7 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy.stats import t as student
 
-from banditroute.bandit.evidence import Evidence
+from banditroute.bandit.evidence.evidence import Evidence
 from banditroute.config import Config
 from banditroute.errors import ConfigError
 from banditroute_sim.parallel import each

@@ -11,8 +11,8 @@ from typing import Any, Final, NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from banditroute.bandit.chance import request_key
-from banditroute.bandit.evidence import Evidence, ModelKey, Vote
+from banditroute.bandit.arithmetic.chance import request_key
+from banditroute.bandit.evidence.evidence import Evidence, ModelKey, Vote
 from banditroute.config import Config
 from banditroute.errors import DataSetError
 from banditroute.events import Decision, Feedback, Rejected, decode_feedback, feedback_of

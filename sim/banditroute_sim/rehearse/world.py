@@ -9,9 +9,9 @@ from typing import Final, Literal, Protocol
 import numpy as np
 from numpy.typing import NDArray
 
-from banditroute.bandit.evidence import ModelKey
-from banditroute.bandit.posterior import ModelPrior, derive
-from banditroute.bandit.prior import Block
+from banditroute.bandit.evidence.evidence import ModelKey
+from banditroute.bandit.posterior.posterior import ModelPrior, derive
+from banditroute.bandit.posterior.prior import Block
 from banditroute.errors import DataSetError
 from banditroute_sim.data.outcomes import Outcomes
 from banditroute_sim.replay.run import known_evidence

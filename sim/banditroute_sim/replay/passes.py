@@ -11,8 +11,8 @@ from typing import Final, Protocol
 import numpy as np
 from numpy.typing import NDArray
 
-from banditroute.bandit.evidence import Evidence
-from banditroute.bandit.prior import Block
+from banditroute.bandit.evidence.evidence import Evidence
+from banditroute.bandit.posterior.prior import Block
 from banditroute.config import Config
 from banditroute.router import make_pacer, model_priors
 from banditroute_sim.session import NAN, Session

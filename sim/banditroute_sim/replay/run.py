@@ -9,7 +9,7 @@ from typing import Any, Final
 import numpy as np
 from numpy.typing import NDArray
 
-from banditroute.bandit.evidence import Evidence, ModelKey, Vote
+from banditroute.bandit.evidence.evidence import Evidence, ModelKey, Vote
 from banditroute.config import Config
 from banditroute.errors import ConfigError
 from banditroute_sim.data.outcomes import Outcomes

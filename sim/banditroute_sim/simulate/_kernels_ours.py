@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from typing import Any
 
-from banditroute.bandit._kernels_decide import decide_one
-from banditroute.bandit._kernels_evidence import learn_quality, surprise
-from banditroute.bandit.change import LARGEST, SHIFTS, THRESHOLD
+from banditroute.bandit.choice._kernels_decide import decide_one
+from banditroute.bandit.choice.change import LARGEST, SHIFTS, THRESHOLD
+from banditroute.bandit.evidence._kernels_add import learn_quality, surprise
 from banditroute_features.compile import njit_cached
 from banditroute_sim.simulate._kernels_queue import (
     ALARMED,

@@ -6,12 +6,12 @@ from typing import Final
 
 import numpy as np
 
-from banditroute.bandit.batch import LIMITS, Choices, DecideBatch
-from banditroute.bandit.change import verdict
-from banditroute.bandit.evidence import Evidence, ModelKey, RowKey
-from banditroute.bandit.exploration import SAMPLED, SIZE, Exploration
-from banditroute.bandit.posterior import ModelPrior
-from banditroute.bandit.thompson import Policy
+from banditroute.bandit.choice.batch import LIMITS, Choices, DecideBatch
+from banditroute.bandit.choice.change import verdict
+from banditroute.bandit.choice.policy import Policy
+from banditroute.bandit.evidence.evidence import Evidence, ModelKey, RowKey
+from banditroute.bandit.objectives.exploration import SAMPLED, SIZE, Exploration
+from banditroute.bandit.posterior.posterior import ModelPrior
 from banditroute_sim.policies.baselines import EpsilonGreedy
 from banditroute_sim.policies.regressions import LinTs, LinUcb
 from banditroute_sim.scenarios.episode import Episode

@@ -11,8 +11,8 @@ from typing import Any
 from llvmlite import ir  # type: ignore[import-untyped]
 from numba import types
 
-from banditroute.bandit._kernels_chance import CENTRE, CENTRE_BELOW, GOLDEN, MIX1, MIX2
-from banditroute.bandit._kernels_lanes import (
+from banditroute.bandit.arithmetic._kernels_chance import CENTRE, CENTRE_BELOW, GOLDEN, MIX1, MIX2
+from banditroute.bandit.arithmetic._kernels_lanes import (
     BLOCK,
     LANES,
     WORD,

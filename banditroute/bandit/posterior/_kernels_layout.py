@@ -6,7 +6,7 @@ from typing import Any
 
 import numpy as np
 
-from banditroute.bandit._kernels import LANES, kernel, lane_times
+from banditroute.bandit.posterior._kernels_solve import LANES, kernel, lane_times
 
 
 @kernel

@@ -12,10 +12,17 @@ from typing import Any
 
 import numpy as np
 
-from banditroute.bandit import _kernels_change
-from banditroute.bandit._kernels_lanes import TILE, add_row, dot, downdate, half_times, triangle_size
-from banditroute.bandit._kernels_memory import carray, pointer
-from banditroute.bandit.packing import BONUS, COVARIANCE_AT, HEADER, LANES_AT, NOISE, QBAR, SPREAD
+from banditroute.bandit.arithmetic._kernels_lanes import (
+    TILE,
+    add_row,
+    dot,
+    downdate,
+    half_times,
+    triangle_size,
+)
+from banditroute.bandit.arithmetic._kernels_memory import carray, pointer
+from banditroute.bandit.choice import _kernels_change
+from banditroute.bandit.choice.state_layout import BONUS, COVARIANCE_AT, HEADER, LANES_AT, NOISE, QBAR, SPREAD
 from banditroute_features.compile import njit_cached
 
 kernel = njit_cached(_nrt=False)  # nothing is allocated, so no references are counted

@@ -10,7 +10,7 @@ from typing import Final
 import numpy as np
 from numpy.typing import NDArray
 
-from banditroute.bandit.evidence import ModelKey
+from banditroute.bandit.evidence.evidence import ModelKey
 
 Block = tuple[int, int]
 

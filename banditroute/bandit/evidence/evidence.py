@@ -13,9 +13,9 @@ from typing import Final, NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from banditroute.bandit._kernels_evidence import LARGEST, MOST_LOG, add_vote, add_votes
-from banditroute.bandit._kernels_memory import addresses_of
-from banditroute.bandit.layout import N_FREE, Q2_FREE, Q_FREE, RES_N, RES_Z, Layout, N
+from banditroute.bandit.arithmetic._kernels_memory import addresses_of
+from banditroute.bandit.evidence._kernels_add import LARGEST, MOST_LOG, add_vote, add_votes
+from banditroute.bandit.evidence.row_layout import N_FREE, Q2_FREE, Q_FREE, RES_N, RES_Z, Layout, N
 
 NAN = math.nan
 LEAST_LATENCY: Final = 1e-3  # milliseconds

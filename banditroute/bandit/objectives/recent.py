@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 from numpy.typing import NDArray
 
-from banditroute.bandit.batch import LIMITS, DecideBatch
+from banditroute.bandit.choice.batch import LIMITS, DecideBatch
 
 Floats = NDArray[np.float64]
 

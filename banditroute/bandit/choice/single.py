@@ -5,9 +5,9 @@ from __future__ import annotations
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
-from banditroute.bandit._kernels_lanes import BLOCK
-from banditroute.bandit.batch import UNLIMITED, Choices, DecideBatch
-from banditroute.bandit.packing import Floats, aligned, padded
+from banditroute.bandit.arithmetic._kernels_lanes import BLOCK
+from banditroute.bandit.choice.batch import UNLIMITED, Choices, DecideBatch
+from banditroute.bandit.choice.state_layout import Floats, aligned, padded
 
 _KEY, _INFO, _CHANCE, _SHAPE, _HEAD = 9, 10, 12, 14, 16
 

@@ -9,12 +9,12 @@ from typing import Final, NoReturn
 import numpy as np
 from numpy.typing import NDArray
 
-from banditroute.bandit import _kernels_evidence
-from banditroute.bandit.change import ChangeDetector
-from banditroute.bandit.evidence import Evidence, ModelKey, RowKey
-from banditroute.bandit.packing import covariance_of, weights_of
-from banditroute.bandit.prior import ModelPrior
-from banditroute.bandit.single import Single
+from banditroute.bandit.choice.change import ChangeDetector
+from banditroute.bandit.choice.single import Single
+from banditroute.bandit.choice.state_layout import covariance_of, weights_of
+from banditroute.bandit.evidence import _kernels_add as _kernels_evidence
+from banditroute.bandit.evidence.evidence import Evidence, ModelKey, RowKey
+from banditroute.bandit.posterior.prior import ModelPrior
 
 FLOAT32: Final = np.dtype(np.float32)
 YARDSTICK: Final = (1.0, 0.0)  # weight and bias of a vote of a kind that nothing is known of

@@ -11,10 +11,9 @@ from typing import Any
 
 import numpy as np
 
-from banditroute.bandit._kernels import kernel as allocating
-from banditroute.bandit._kernels_chance import kernel, outer, stream_of, uniform
-from banditroute.bandit._kernels_eight import BOUND, central_normals, expectations, scores
-from banditroute.bandit._kernels_lanes import (
+from banditroute.bandit.arithmetic._kernels_chance import kernel, outer, stream_of, uniform
+from banditroute.bandit.arithmetic._kernels_eight import BOUND, central_normals, expectations, scores
+from banditroute.bandit.arithmetic._kernels_lanes import (
     BLOCK,
     TILE,
     dots_4,
@@ -24,8 +23,8 @@ from banditroute.bandit._kernels_lanes import (
     quadratics_8,
     triangle_size,
 )
-from banditroute.bandit._kernels_propensity import propensity
-from banditroute.bandit.packing import (
+from banditroute.bandit.choice._kernels_propensity import propensity
+from banditroute.bandit.choice.state_layout import (
     BONUS,
     COVARIANCE_AT,
     HEADER,
@@ -38,6 +37,7 @@ from banditroute.bandit.packing import (
     TOKEN_OFFSET,
     TOKEN_RATIO,
 )  # fmt: skip
+from banditroute.bandit.posterior._kernels_solve import kernel as allocating
 
 SALT_END, SALT_FLOOR = np.uint64(0x6C616D626461), np.uint64(0x666C6F6F72)
 LOW, HIGH, HIGH_SHARE = 2, 6, 7  # columns of a request's limits

@@ -14,7 +14,7 @@ from typing import Final, NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from banditroute.bandit.sums import Sums
+from banditroute.bandit.posterior.sums import Sums
 
 Floats = NDArray[np.float64]
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from typing import Any
 
-from banditroute.bandit._kernels import kernel
+from banditroute.bandit.posterior._kernels_solve import kernel
 
 STEPS = 40  # bisections of the logarithm of the cost weight: 1e-11 of it is left
 MOST_WEIGHT = 1e12

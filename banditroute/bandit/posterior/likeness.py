@@ -13,8 +13,8 @@ from typing import Final
 import numpy as np
 from numpy.typing import NDArray
 
-from banditroute.bandit import _kernels
-from banditroute.bandit.prior import ModelPrior
+from banditroute.bandit.posterior import _kernels_solve as _kernels
+from banditroute.bandit.posterior.prior import ModelPrior
 
 Floats = NDArray[np.float64]
 Pairs = list[tuple[int, int]]

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from banditroute.bandit._kernels import kernel
+from banditroute.bandit.posterior._kernels_solve import kernel
 
 
 @kernel

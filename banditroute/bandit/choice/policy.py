@@ -15,15 +15,15 @@ from collections.abc import Sequence
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
-from banditroute.bandit._kernels_decide import decide_batch, decide_one
-from banditroute.bandit.batch import LIMITS, UNLIMITED, Choices, DecideBatch
-from banditroute.bandit.chance import model_key
-from banditroute.bandit.evidence import Evidence, ModelKey
-from banditroute.bandit.packing import explore, pack_state, tail_of
-from banditroute.bandit.posterior import Posterior, derive
-from banditroute.bandit.prior import Block, ModelPrior, PriorConfig, check_blocks, check_models
-from banditroute.bandit.single import Single
-from banditroute.bandit.working import FLOAT32, Working
+from banditroute.bandit.arithmetic.chance import model_key
+from banditroute.bandit.choice._kernels_decide import decide_batch, decide_one
+from banditroute.bandit.choice.batch import LIMITS, UNLIMITED, Choices, DecideBatch
+from banditroute.bandit.choice.single import Single
+from banditroute.bandit.choice.state_layout import explore, pack_state, tail_of
+from banditroute.bandit.choice.working import FLOAT32, Working
+from banditroute.bandit.evidence.evidence import Evidence, ModelKey
+from banditroute.bandit.posterior.posterior import Posterior, derive
+from banditroute.bandit.posterior.prior import Block, ModelPrior, PriorConfig, check_blocks, check_models
 
 __all__ = ["LIMITS", "UNLIMITED", "Choices", "DecideBatch", "Policy", "Single"]
 

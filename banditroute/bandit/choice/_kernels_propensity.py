@@ -7,7 +7,7 @@ from typing import Any
 
 import numpy as np
 
-from banditroute.bandit._kernels_chance import kernel
+from banditroute.bandit.arithmetic._kernels_chance import kernel
 
 SQRT_HALF = math.sqrt(0.5)
 LOG_SQRT_2PI = 0.5 * math.log(2.0 * math.pi)

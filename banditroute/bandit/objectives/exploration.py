@@ -14,10 +14,10 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy.special import ndtr
 
-from banditroute.bandit._kernels_exploration import given_up
-from banditroute.bandit.batch import LIMITS, Choices, DecideBatch
-from banditroute.bandit.recent import Recent
-from banditroute.bandit.thompson import Policy
+from banditroute.bandit.choice.batch import LIMITS, Choices, DecideBatch
+from banditroute.bandit.choice.policy import Policy
+from banditroute.bandit.objectives._kernels_exploration import given_up
+from banditroute.bandit.objectives.recent import Recent
 
 Floats = NDArray[np.float64]
 

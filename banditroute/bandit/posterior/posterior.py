@@ -14,14 +14,22 @@ from dataclasses import dataclass, fields
 import numpy as np
 from numpy.typing import NDArray
 
-from banditroute.bandit import _kernels, likeness
-from banditroute.bandit import layout as at
-from banditroute.bandit.evidence import Evidence
-from banditroute.bandit.kinds import PASSES, Kind, estimated, pooled, trusted_first
-from banditroute.bandit.layout import Layout
-from banditroute.bandit.prior import Block, ModelPrior, PriorConfig, check_blocks, check_models, same_prior
-from banditroute.bandit.sums import Sums, gather, grouped, one_by_one, scattered, side_by_side
-from banditroute.bandit.usage import derive_input, derive_latency, derive_tokens
+from banditroute.bandit.evidence import row_layout as at
+from banditroute.bandit.evidence.evidence import Evidence
+from banditroute.bandit.evidence.row_layout import Layout
+from banditroute.bandit.posterior import _kernels_solve as _kernels
+from banditroute.bandit.posterior import likeness
+from banditroute.bandit.posterior.kinds import PASSES, Kind, estimated, pooled, trusted_first
+from banditroute.bandit.posterior.prior import (
+    Block,
+    ModelPrior,
+    PriorConfig,
+    check_blocks,
+    check_models,
+    same_prior,
+)
+from banditroute.bandit.posterior.sums import Sums, gather, grouped, one_by_one, scattered, side_by_side
+from banditroute.bandit.posterior.usage import derive_input, derive_latency, derive_tokens
 
 Floats = NDArray[np.float64]
 
@@ -189,7 +197,7 @@ def derive(
     --------
     >>> import numpy as np
     >>> evidence = Evidence(1)
-    >>> from banditroute.bandit.evidence import ModelKey, Vote
+    >>> from banditroute.bandit.evidence.evidence import ModelKey, Vote
     >>> evidence.add(ModelKey("a"), np.ones(1, dtype=np.float32), Vote(quality=1.0), weight=100.0)
     >>> posterior = derive(evidence, [ModelPrior(ModelKey("a")), ModelPrior(ModelKey("b"))], [(0, 1)])
     >>> bool(0.95 < posterior.mu[0, 0] < 1.0), bool(posterior.qbar[1] > posterior.qbar[0])

@@ -14,9 +14,9 @@ from typing import Final
 import numpy as np
 from numpy.typing import NDArray
 
-from banditroute.bandit import _kernels_change
-from banditroute.bandit._kernels_change import LARGEST, SHIFTS, THRESHOLD
-from banditroute.bandit.evidence import ModelKey
+from banditroute.bandit.choice import _kernels_change
+from banditroute.bandit.choice._kernels_change import LARGEST, SHIFTS, THRESHOLD
+from banditroute.bandit.evidence.evidence import ModelKey
 
 __all__ = ["LARGEST", "SHIFTS", "THRESHOLD", "ChangeDetector", "verdict"]
 

@@ -13,11 +13,11 @@ from typing import Final, Protocol
 import numpy as np
 from numpy.typing import NDArray
 
-from banditroute.bandit import _kernels_pacing
-from banditroute.bandit.batch import LIMITS, Choices, DecideBatch
-from banditroute.bandit.posterior import Posterior
-from banditroute.bandit.recent import Recent
-from banditroute.bandit.thompson import Policy
+from banditroute.bandit.choice.batch import LIMITS, Choices, DecideBatch
+from banditroute.bandit.choice.policy import Policy
+from banditroute.bandit.objectives import _kernels_pacing
+from banditroute.bandit.objectives.recent import Recent
+from banditroute.bandit.posterior.posterior import Posterior
 
 Floats = NDArray[np.float64]
 

@@ -20,11 +20,11 @@ from typing import TYPE_CHECKING, Any, Final
 import numpy as np
 from numpy.typing import NDArray
 
-from banditroute.bandit._kernels_lanes import BLOCK, TILE, triangle_size
-from banditroute.bandit._kernels_layout import pack
+from banditroute.bandit.arithmetic._kernels_lanes import BLOCK, TILE, triangle_size
+from banditroute.bandit.posterior._kernels_layout import pack
 
 if TYPE_CHECKING:  # which imports the kernels that are laid out here
-    from banditroute.bandit.posterior import Posterior
+    from banditroute.bandit.posterior.posterior import Posterior
 
 Floats = NDArray[np.float64]
 

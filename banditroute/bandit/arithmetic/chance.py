@@ -13,7 +13,7 @@ from itertools import accumulate
 import numpy as np
 from numpy.typing import NDArray
 
-from banditroute.bandit import _kernels_blake2b, _kernels_chance
+from banditroute.bandit.arithmetic import _kernels_blake2b, _kernels_chance
 
 
 def request_key(request_id: str) -> int:

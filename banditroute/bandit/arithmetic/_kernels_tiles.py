@@ -10,7 +10,7 @@ from typing import Any
 from llvmlite import ir  # type: ignore[import-untyped]
 from numba import types
 
-from banditroute.bandit._kernels_lanes import (
+from banditroute.bandit.arithmetic._kernels_lanes import (
     BLOCK,
     LANES,
     WORD,

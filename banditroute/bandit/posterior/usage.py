@@ -8,12 +8,13 @@ from collections.abc import Sequence
 import numpy as np
 from numpy.typing import NDArray
 
-from banditroute.bandit import _kernels, _kernels_usage
-from banditroute.bandit import layout as at
-from banditroute.bandit.evidence import Evidence
-from banditroute.bandit.layout import Layout
-from banditroute.bandit.likeness import Pairs
-from banditroute.bandit.prior import ModelPrior, PriorConfig
+from banditroute.bandit.evidence import row_layout as at
+from banditroute.bandit.evidence.evidence import Evidence
+from banditroute.bandit.evidence.row_layout import Layout
+from banditroute.bandit.posterior import _kernels_solve as _kernels
+from banditroute.bandit.posterior import _kernels_usage
+from banditroute.bandit.posterior.likeness import Pairs
+from banditroute.bandit.posterior.prior import ModelPrior, PriorConfig
 
 Floats = NDArray[np.float64]
 

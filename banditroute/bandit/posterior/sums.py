@@ -11,12 +11,13 @@ from typing import NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from banditroute.bandit import _kernels, _kernels_layout
-from banditroute.bandit import layout as at
-from banditroute.bandit.evidence import Evidence, ModelKey
-from banditroute.bandit.layout import Layout
-from banditroute.bandit.packing import padded
-from banditroute.bandit.usage import LARGEST, bounded
+from banditroute.bandit.choice.state_layout import padded
+from banditroute.bandit.evidence import row_layout as at
+from banditroute.bandit.evidence.evidence import Evidence, ModelKey
+from banditroute.bandit.evidence.row_layout import Layout
+from banditroute.bandit.posterior import _kernels_layout
+from banditroute.bandit.posterior import _kernels_solve as _kernels
+from banditroute.bandit.posterior.usage import LARGEST, bounded
 
 Floats = NDArray[np.float64]
 

@@ -11,8 +11,8 @@ from typing import Any
 
 import numpy as np
 
-from banditroute.bandit._kernels_lanes import TILE
-from banditroute.bandit._kernels_tiles import (
+from banditroute.bandit.arithmetic._kernels_lanes import TILE
+from banditroute.bandit.arithmetic._kernels_tiles import (
     mirror_tile,
     multiply_4,
     negate_tile,

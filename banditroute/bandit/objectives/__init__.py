@@ -1,0 +1,1 @@
+"""Which cost weight is in force, and what exploration is allowed to cost."""

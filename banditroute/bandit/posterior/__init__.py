@@ -1,0 +1,1 @@
+"""From evidence to the posterior: prior, sums, kinds of feedback, tokens and latency."""
