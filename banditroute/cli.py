@@ -258,7 +258,7 @@ def fit_prior(
     as_json: Json = False,
 ) -> None:
     """Turn a data set into a file to start from; name it in the configuration: learning.prior = "FILE"."""
-    from banditroute.flow.warm_start import encode_warm_start  # noqa: PLC0415
+    from banditroute.flow.records.warm_start import encode_warm_start  # noqa: PLC0415
     from banditroute.router import make_encoder  # noqa: PLC0415
     from banditroute_sim import DataSet  # noqa: PLC0415
     from banditroute_sim.data.encoding import encode  # noqa: PLC0415

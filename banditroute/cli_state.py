@@ -61,7 +61,7 @@ def export(
     as_json: Json = False,
 ) -> None:
     """Write the newest state of every partition to a file."""
-    from banditroute.flow.state_file import encode_states
+    from banditroute.flow.records.state_file import encode_states
     from banditroute.runtime import stored
 
     states = _with_client(config, stored.collect)
@@ -82,7 +82,7 @@ def bring_in(
     as_json: Json = False,
 ) -> None:
     """Write the states of a file to the state topic, once they fit the logs; stop the engines first."""
-    from banditroute.flow.state_file import decode_states
+    from banditroute.flow.records.state_file import decode_states
     from banditroute.runtime import stored
 
     try:

@@ -55,12 +55,12 @@ from banditroute.flow.assembly import (
     origin,
     settled_costs,
 )
-from banditroute.flow.chunk import Chunk
-from banditroute.flow.decider import Decider, InputRecord
-from banditroute.flow.effects import LearnedRun, Ready
+from banditroute.flow.deciding.decider import Decider, InputRecord
 from banditroute.flow.judge import Judge
 from banditroute.flow.partition import Partition, genesis_state
-from banditroute.flow.snapshot import Genesis
+from banditroute.flow.records.snapshot import Genesis
+from banditroute.flow.settling.chunk import Chunk
+from banditroute.flow.settling.effects import LearnedRun, Ready
 
 __all__ = [
     "Router",

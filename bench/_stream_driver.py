@@ -12,7 +12,7 @@ import time
 from collections.abc import Iterable, Iterator, Sequence
 from typing import Any
 
-from banditroute.flow.partitioner import partitions_of
+from banditroute.flow.copying.partitioner import partitions_of
 from bench import ROOT
 from bench._stream_input import OURS, PARTITIONS, answered, configuration, feedback, requests
 

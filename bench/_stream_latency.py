@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 import orjson
 
-from banditroute.flow.partitioner import partitions_of
+from banditroute.flow.copying.partitioner import partitions_of
 from bench._stream_driver import PATIENCE, Bench, start
 from bench._stream_input import EPOCH, OURS, PARTITIONS, configuration, requests
 from bench._stream_workers import QUANTILES

@@ -8,7 +8,7 @@ from collections.abc import Callable, Sequence
 from typing import Any
 
 from banditroute.config import Config, from_dict
-from banditroute.flow.partitioner import partitions_of
+from banditroute.flow.copying.partitioner import partitions_of
 from banditroute.runtime import collector
 from bench._stream_input import BATCH_BYTES, PARTITIONS, answered, configuration, feedback, requests
 
@@ -114,13 +114,13 @@ class Replica:
         from aiokafka.producer.message_accumulator import BatchBuilder
         from aiokafka.record.default_records import DefaultRecordBatch
 
-        import banditroute.flow.decider as decider_module
-        from banditroute.flow.copier import Copier
-        from banditroute.flow.decider import Decider
+        import banditroute.flow.deciding.decider as decider_module
+        from banditroute.flow.copying.copier import Copier
+        from banditroute.flow.copying.partitioner import PartitionerWatch
+        from banditroute.flow.deciding.decider import Decider
         from banditroute.flow.judge import follow
         from banditroute.flow.partition import Partition, genesis_state
-        from banditroute.flow.partitioner import PartitionerWatch
-        from banditroute.flow.snapshot import Genesis
+        from banditroute.flow.records.snapshot import Genesis
         from banditroute.router import learner_settings, make_encoder, make_pacer, make_policy
 
         self.config: Config = from_dict(configuration("none:1", "requests", ""))
@@ -196,7 +196,7 @@ class Replica:
 
     def answer(self, ids: Sequence[str]) -> None:
         """Copy and settle feedback."""
-        from banditroute.flow.decider import InputRecord
+        from banditroute.flow.deciding.decider import InputRecord
 
         fetched = []
         for request_id in ids:
@@ -215,8 +215,8 @@ class Replica:
         self.now += 1
 
     def _apply(self, records: Sequence[Any]) -> Any:
-        from banditroute.flow.chunk import Chunk
-        from banditroute.flow.decider import InputRecord
+        from banditroute.flow.deciding.decider import InputRecord
+        from banditroute.flow.settling.chunk import Chunk
 
         first = self.partition.learner.j
         chunk = Chunk.of(

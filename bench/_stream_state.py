@@ -5,9 +5,9 @@ from __future__ import annotations
 import numpy as np
 
 from banditroute.bandit.evidence.evidence import Evidence, RowKey
-from banditroute.flow.fields import LearnerSettings
 from banditroute.flow.partition import genesis_state
-from banditroute.flow.snapshot import Genesis, encode_state
+from banditroute.flow.records.position import LearnerSettings
+from banditroute.flow.records.snapshot import Genesis, encode_state
 from bench.harness import Row
 
 SHAPES = ((4, 8, 32), (64, 8, 32), (64, 8, 64), (64, 50, 64))  # partitions, models, columns

@@ -116,7 +116,7 @@ async def run_until_told(document: dict[str, Any], *, init: bool, cold: bool) ->
 
     Feedback carries the time at which it was sent as its `latency_ms`, counted from `_stream_input.EPOCH`.
     """
-    from banditroute.flow.effects import LearnedRun
+    from banditroute.flow.settling.effects import LearnedRun
     from banditroute.runtime import collector
     from banditroute.runtime.engine import Engine
 

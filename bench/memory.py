@@ -47,10 +47,10 @@ def fill(count: int, share: float) -> dict[str, float]:
     """Open `count` decisions, answer a share of them, and return what that took."""
     from banditroute.bandit.evidence.evidence import ModelKey
     from banditroute.events import Copied, Feedback, encode
-    from banditroute.flow.header import HeaderWriter
-    from banditroute.flow.known import KnownBatch
     from banditroute.flow.partition import Partition, genesis_state
-    from banditroute.flow.snapshot import Genesis
+    from banditroute.flow.pending.open_decision import KnownBatch
+    from banditroute.flow.records.header import HeaderWriter
+    from banditroute.flow.records.snapshot import Genesis
     from banditroute.router import Router, learner_settings, make_encoder
 
     config = from_dict(configuration("none:1", "requests", ""))

@@ -14,9 +14,9 @@ from banditroute.bandit.posterior.prior import quality_offsets
 from banditroute.catalog import Catalog
 from banditroute.config import Config
 from banditroute.errors import ConfigError
-from banditroute.flow.effects import Learned, LearnedRun
-from banditroute.flow.fields import LearnerSettings
-from banditroute.flow.warm_start import WarmStart, decode_warm_start
+from banditroute.flow.records.position import LearnerSettings
+from banditroute.flow.records.warm_start import WarmStart, decode_warm_start
+from banditroute.flow.settling.effects import Learned, LearnedRun
 from banditroute_features import Encoder, FeatureSpec
 
 

@@ -10,10 +10,10 @@ import math
 from collections.abc import Mapping
 
 from banditroute.bandit.evidence.evidence import Evidence
-from banditroute.flow.fields import LearnerSettings
 from banditroute.flow.judge import Sight
-from banditroute.flow.learner import Learner
-from banditroute.flow.snapshot import State
+from banditroute.flow.records.position import LearnerSettings
+from banditroute.flow.records.snapshot import State
+from banditroute.flow.settling.learner import Learner
 
 
 class Board:

@@ -19,8 +19,8 @@ from banditroute.bandit.evidence.evidence import Evidence, ModelKey
 from banditroute.bandit.evidence.row_layout import N
 from banditroute.bandit.posterior.posterior import Posterior
 from banditroute.events import Changed
-from banditroute.flow.effects import Learned, LearnedRun
-from banditroute.flow.slots import KINDS
+from banditroute.flow.pending.slots import KINDS
+from banditroute.flow.settling.effects import Learned, LearnedRun
 
 
 def follow(policy: Policy, learned: Iterable[Learned | LearnedRun]) -> int:

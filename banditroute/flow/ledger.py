@@ -8,7 +8,7 @@ from __future__ import annotations
 from typing import Final, NamedTuple
 
 from banditroute.flow.partition import Partition
-from banditroute.flow.snapshot import Start
+from banditroute.flow.records.snapshot import Start
 
 FEEDBACK_CLASSES: Final = (
     "applied", "revised", "duplicate", "late", "orphan", "elsewhere", "foreign", "rejected", "withdrawn",

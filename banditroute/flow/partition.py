@@ -15,16 +15,16 @@ import numpy as np
 
 from banditroute.errors import StateError
 from banditroute.events import Control, Decided, Edit, Expire, JournalRecord, decode_decision_key, encode
-from banditroute.flow.chunk import Chunk, readable
-from banditroute.flow.decider import OutputRecord
-from banditroute.flow.effects import Ready
-from banditroute.flow.fields import Fields, LearnerSettings
-from banditroute.flow.known import KnownBatch, KnownDecision
-from banditroute.flow.learner import Learner
-from banditroute.flow.pending import KEPT_WHOLE
-from banditroute.flow.read_back import Logged, header_of, read_back
-from banditroute.flow.runs import Watch
-from banditroute.flow.snapshot import Genesis, Mark, State, genesis_state, mark_of, settings_digest
+from banditroute.flow.deciding.decider import OutputRecord
+from banditroute.flow.pending.open_decision import KnownBatch, KnownDecision
+from banditroute.flow.pending.pending import KEPT_WHOLE
+from banditroute.flow.records.position import Fields, LearnerSettings
+from banditroute.flow.records.read_back import Logged, header_of, read_back
+from banditroute.flow.records.snapshot import Genesis, Mark, State, genesis_state, mark_of, settings_digest
+from banditroute.flow.settling.chunk import Chunk, readable
+from banditroute.flow.settling.effects import Ready
+from banditroute.flow.settling.learner import Learner
+from banditroute.flow.settling.runs import Watch
 
 __all__ = ["Partition", "genesis_state"]
 

@@ -18,10 +18,10 @@ from typing import Any, Final
 from banditroute.config import Config
 from banditroute.errors import BanditrouteError, BrokerError, TopicError
 from banditroute.events import WIRE_VERSION, Alert, encode
-from banditroute.flow.copier import Copier
-from banditroute.flow.decider import OutputRecord
-from banditroute.flow.learner import Learner
-from banditroute.flow.partitioner import PartitionerWatch
+from banditroute.flow.copying.copier import Copier
+from banditroute.flow.copying.partitioner import PartitionerWatch
+from banditroute.flow.deciding.decider import OutputRecord
+from banditroute.flow.settling.learner import Learner
 from banditroute.runtime.feedback_task import FeedbackTask
 from banditroute.runtime.following import Following
 from banditroute.runtime.judging import judge, watch_drift

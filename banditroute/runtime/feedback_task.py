@@ -7,7 +7,7 @@ from collections import deque
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
-from banditroute.flow.decider import InputRecord
+from banditroute.flow.deciding.decider import InputRecord
 from banditroute.runtime import letters
 from banditroute.runtime.ports import TopicPartition
 from banditroute.runtime.topics import committed_or

@@ -8,8 +8,8 @@ from typing import TYPE_CHECKING, Final
 
 from banditroute.errors import StateError
 from banditroute.events import Edit, Rejected, decode_edit
-from banditroute.flow.decider import InputRecord
-from banditroute.flow.snapshot import decode_state
+from banditroute.flow.deciding.decider import InputRecord
+from banditroute.flow.records.snapshot import decode_state
 from banditroute.runtime.partition_task import PartitionTask
 
 if TYPE_CHECKING:

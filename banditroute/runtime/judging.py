@@ -12,7 +12,7 @@ import time
 from typing import TYPE_CHECKING, Final
 
 from banditroute.events import encode
-from banditroute.flow.decider import OutputRecord
+from banditroute.flow.deciding.decider import OutputRecord
 from banditroute.runtime.drift import DriftWatch
 
 if TYPE_CHECKING:

@@ -24,8 +24,8 @@ from aiokafka.producer.message_accumulator import BatchBuilder
 
 from banditroute.config import Config
 from banditroute.errors import BrokerError, BrokerUnavailable
-from banditroute.flow.decider import InputRecord, OutputRecord
-from banditroute.flow.encoded import BATCH_BYTES, EncodedRecords
+from banditroute.flow.deciding.decider import InputRecord, OutputRecord
+from banditroute.flow.deciding.encoded import BATCH_BYTES, EncodedRecords
 from banditroute.runtime import closed_transport
 from banditroute.runtime.options import client_options
 from banditroute.runtime.ports import Ack, AppendFailed, Assignment, RecordTooLarge, TopicPartition, TopicSpec

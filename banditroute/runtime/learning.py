@@ -11,12 +11,12 @@ from banditroute.catalog import Catalog
 from banditroute.config import Config
 from banditroute.events import Changed
 from banditroute.flow.board import Board
-from banditroute.flow.decider import DecidedBatch, Decider, InputRecord
-from banditroute.flow.effects import Learned, LearnedRun
+from banditroute.flow.deciding.decider import DecidedBatch, Decider, InputRecord
 from banditroute.flow.judge import Judge, follow
-from banditroute.flow.learner import Learner
 from banditroute.flow.partition import Partition
-from banditroute.flow.snapshot import State
+from banditroute.flow.records.snapshot import State
+from banditroute.flow.settling.effects import Learned, LearnedRun
+from banditroute.flow.settling.learner import Learner
 from banditroute.router import (
     learner_settings,
     make_encoder,

@@ -8,8 +8,8 @@ from collections.abc import Sequence
 from typing import Final
 
 from banditroute.events import WIRE_VERSION, DeadLetter, encode
-from banditroute.flow.decider import OutputRecord, Poison
-from banditroute.flow.effects import Refused
+from banditroute.flow.deciding.decider import OutputRecord, Poison
+from banditroute.flow.settling.effects import Refused
 
 log = logging.getLogger("banditroute.engine")
 

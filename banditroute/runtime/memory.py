@@ -6,7 +6,7 @@ import asyncio
 import time
 from collections.abc import AsyncIterator, Callable, Collection, Mapping, Sequence
 
-from banditroute.flow.decider import InputRecord, OutputRecord
+from banditroute.flow.deciding.decider import InputRecord, OutputRecord
 from banditroute.runtime.ports import Ack, AppendFailed, Assignment, RecordTooLarge, TopicPartition, TopicSpec
 
 READ_CHUNK = 1000

@@ -15,11 +15,11 @@ from collections.abc import Coroutine, Iterable, Sequence
 from enum import Enum
 from typing import TYPE_CHECKING, Any, Final
 
-from banditroute.flow.chunk import Chunk
-from banditroute.flow.decider import DecidedBatch, InputRecord, OutputRecord
-from banditroute.flow.effects import Refused
+from banditroute.flow.deciding.decider import DecidedBatch, InputRecord, OutputRecord
 from banditroute.flow.partition import Partition
-from banditroute.flow.snapshot import State, encode_state
+from banditroute.flow.records.snapshot import State, encode_state
+from banditroute.flow.settling.chunk import Chunk
+from banditroute.flow.settling.effects import Refused
 from banditroute.runtime import letters
 from banditroute.runtime.ports import AppendFailed, RecordTooLarge, TopicPartition
 from banditroute.runtime.restore import apply, of_requests_from, read_gap, restore

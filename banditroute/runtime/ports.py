@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import AsyncIterator, Collection, Mapping, Sequence
 from typing import NamedTuple, Protocol
 
-from banditroute.flow.decider import InputRecord, OutputRecord
+from banditroute.flow.deciding.decider import InputRecord, OutputRecord
 
 
 class TopicPartition(NamedTuple):

@@ -14,11 +14,11 @@ from numpy.typing import NDArray
 from banditroute.config import Config
 from banditroute.errors import StateError
 from banditroute.events import FieldMap, Rejected, decode_request
-from banditroute.flow.decider import InputRecord
-from banditroute.flow.header import HEADER_NAME, replace_context, request_offset_of
+from banditroute.flow.deciding.decider import InputRecord
 from banditroute.flow.partition import genesis_state
-from banditroute.flow.respec import context_free, on_intercept
-from banditroute.flow.snapshot import Genesis, Start, State, settings_digest
+from banditroute.flow.records.header import HEADER_NAME, replace_context, request_offset_of
+from banditroute.flow.records.respec import context_free, on_intercept
+from banditroute.flow.records.snapshot import Genesis, Start, State, settings_digest
 from banditroute.router import make_encoder
 from banditroute.runtime.ports import Client
 from banditroute.runtime.restore import restore

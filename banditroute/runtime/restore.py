@@ -8,13 +8,13 @@ from typing import Final
 
 from banditroute.config import Config
 from banditroute.errors import StateError
-from banditroute.flow.chunk import Chunk
-from banditroute.flow.decider import InputRecord, OutputRecord
-from banditroute.flow.effects import NeedDecisions, Refused
-from banditroute.flow.header import HEADER_NAME, request_offset_of
+from banditroute.flow.deciding.decider import InputRecord, OutputRecord
 from banditroute.flow.partition import Partition
-from banditroute.flow.pending import NeedPredictions
-from banditroute.flow.snapshot import State
+from banditroute.flow.pending.pending import NeedPredictions
+from banditroute.flow.records.header import HEADER_NAME, request_offset_of
+from banditroute.flow.records.snapshot import State
+from banditroute.flow.settling.chunk import Chunk
+from banditroute.flow.settling.effects import NeedDecisions, Refused
 from banditroute.runtime.ports import Client
 from banditroute.runtime.topics import Spec
 

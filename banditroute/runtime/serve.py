@@ -14,9 +14,9 @@ from typing import Any, Final, TypeVar
 from banditroute.config import Config
 from banditroute.errors import BrokerError, TopicError
 from banditroute.events import Edit, encode
-from banditroute.flow.decider import OutputRecord
-from banditroute.flow.snapshot import MAX_STATE_BYTES
-from banditroute.flow.warm_start import WarmStart
+from banditroute.flow.deciding.decider import OutputRecord
+from banditroute.flow.records.snapshot import MAX_STATE_BYTES
+from banditroute.flow.records.warm_start import WarmStart
 from banditroute.router import learner_settings, make_encoder, make_warm_start
 from banditroute.runtime import collector
 from banditroute.runtime.engine import Engine

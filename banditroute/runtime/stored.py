@@ -8,9 +8,9 @@ from typing import Any, NamedTuple
 from banditroute.bandit.evidence.evidence import Evidence, RowKey
 from banditroute.config import Config
 from banditroute.errors import BrokerError, StateError
-from banditroute.flow.decider import InputRecord, OutputRecord
-from banditroute.flow.snapshot import State, decode_state, encode_state
-from banditroute.flow.warm_start import encode_warm_start
+from banditroute.flow.deciding.decider import InputRecord, OutputRecord
+from banditroute.flow.records.snapshot import State, decode_state, encode_state
+from banditroute.flow.records.warm_start import encode_warm_start
 from banditroute.runtime.ports import AppendFailed, Client
 from banditroute.runtime.restore import restore
 from banditroute.runtime.topics import Spec, check_topics

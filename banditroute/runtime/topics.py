@@ -9,10 +9,10 @@ from banditroute.bandit.evidence import row_layout as layout
 from banditroute.config import Config
 from banditroute.errors import StateError, TopicError
 from banditroute.events import QUALITY_KINDS
-from banditroute.flow.decider import OutputRecord
-from banditroute.flow.fields import LearnerSettings
+from banditroute.flow.deciding.decider import OutputRecord
 from banditroute.flow.partition import genesis_state
-from banditroute.flow.snapshot import MAX_STATE_BYTES, Genesis, State, decode_state, encode_state
+from banditroute.flow.records.position import LearnerSettings
+from banditroute.flow.records.snapshot import MAX_STATE_BYTES, Genesis, State, decode_state, encode_state
 from banditroute.runtime.ports import AppendFailed, Client, TopicPartition, TopicSpec
 
 DAY_MS: Final = 86_400_000

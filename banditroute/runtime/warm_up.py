@@ -10,13 +10,13 @@ from msgspec.structs import replace
 from banditroute.config import Config
 from banditroute.events import Decided, Expire, Feedback, Request, encode
 from banditroute.flow.board import Board
-from banditroute.flow.chunk import Chunk
-from banditroute.flow.copier import Copier
-from banditroute.flow.decider import Decider, InputRecord
+from banditroute.flow.copying.copier import Copier
+from banditroute.flow.copying.partitioner import PartitionerWatch
+from banditroute.flow.deciding.decider import Decider, InputRecord
 from banditroute.flow.judge import Judge, follow
 from banditroute.flow.partition import Partition, genesis_state
-from banditroute.flow.partitioner import PartitionerWatch
-from banditroute.flow.snapshot import Genesis, decode_state, encode_state
+from banditroute.flow.records.snapshot import Genesis, decode_state, encode_state
+from banditroute.flow.settling.chunk import Chunk
 from banditroute.router import learner_settings, make_encoder, make_pacer, make_policy
 
 _REQUESTS: Final = 40  # enough for a sample of them to be judged on

@@ -7,8 +7,8 @@ import pytest
 
 from banditroute.bandit.evidence.evidence import Evidence, ModelKey, RowKey, Vote
 from banditroute.errors import MissingExtraError
-from banditroute.flow.fields import Fields
-from banditroute.flow.snapshot import Genesis, State, decode_state, encode_state
+from banditroute.flow.records.position import Fields
+from banditroute.flow.records.snapshot import Genesis, State, decode_state, encode_state
 from banditroute_sim.policies import POLICIES
 from banditroute_sim.policies.base import GENERATOR, only
 from banditroute_sim.policies.baselines import BetaThompson, EpsilonGreedy, Ucb1, Uniform

@@ -10,8 +10,8 @@ from collections.abc import AsyncIterator, Callable, Collection, Mapping, Sequen
 from contextlib import asynccontextmanager
 from typing import Any
 
-from banditroute.flow.decider import InputRecord, OutputRecord
-from banditroute.flow.snapshot import decode_state
+from banditroute.flow.deciding.decider import InputRecord, OutputRecord
+from banditroute.flow.records.snapshot import decode_state
 from banditroute.runtime.engine import Engine
 from banditroute.runtime.memory import MemoryBroker, MemoryClient
 from banditroute.runtime.ports import Ack, TopicPartition

@@ -6,8 +6,8 @@ import asyncio
 
 import pytest
 
-from banditroute.flow.decider import OutputRecord
-from banditroute.flow.snapshot import State, decode_state
+from banditroute.flow.deciding.decider import OutputRecord
+from banditroute.flow.records.snapshot import State, decode_state
 from banditroute.runtime.topics import create_topics
 from tests import naive
 from tests.faults.memory import Mortal, World, kill, start

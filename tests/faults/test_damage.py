@@ -13,8 +13,8 @@ import pytest
 from msgspec.structs import replace
 
 from banditroute.errors import StateError
-from banditroute.flow.decider import OutputRecord
-from banditroute.flow.snapshot import decode_state, encode_state
+from banditroute.flow.deciding.decider import OutputRecord
+from banditroute.flow.records.snapshot import decode_state, encode_state
 from banditroute.runtime.engine import Engine
 from banditroute.runtime.restore import restore
 from banditroute.runtime.topics import read_state
@@ -180,7 +180,7 @@ async def test_a_state_beyond_eight_mebibytes_is_refused_with_one_sentence(
     world = await learned(7, rounds=1)
     engine = world.engine()
     await engine.start()
-    monkeypatch.setattr("banditroute.flow.snapshot.MAX_STATE_BYTES", 5000)
+    monkeypatch.setattr("banditroute.flow.records.snapshot.MAX_STATE_BYTES", 5000)
     await world.traffic(2)
     await world.until(lambda: engine.failure is not None)
     await engine.stop()

@@ -15,9 +15,9 @@ import pytest
 
 from banditroute.bandit.evidence.evidence import RowKey
 from banditroute.errors import BrokerError
-from banditroute.flow.decider import OutputRecord
+from banditroute.flow.deciding.decider import OutputRecord
 from banditroute.flow.partition import genesis_state
-from banditroute.flow.snapshot import MAX_STATE_BYTES, Genesis, encode_state
+from banditroute.flow.records.snapshot import MAX_STATE_BYTES, Genesis, encode_state
 from banditroute.runtime import serve
 from banditroute.runtime.embedded import EmbeddedBroker
 from banditroute.runtime.engine import Engine

@@ -18,7 +18,7 @@ FULL = """
 import resource, signal
 signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
 resource.setrlimit(resource.RLIMIT_FSIZE, (0, 0))
-from banditroute.flow.partitioner import partitions_of
+from banditroute.flow.copying.partitioner import partitions_of
 print(partitions_of([b"21", b"foobar"], 1000).tolist())
 """
 
@@ -30,7 +30,7 @@ def test_kernels_are_compiled_and_run_although_their_cache_cannot_be_written(tmp
         [sys.executable, "-c", FULL], env=environment, capture_output=True, text=True, timeout=240
     )
     assert done.returncode == 0, done.stderr
-    from banditroute.flow.partitioner import partitions_of
+    from banditroute.flow.copying.partitioner import partitions_of
 
     assert done.stdout == f"{partitions_of([b'21', b'foobar'], 1000).tolist()}\n"
     assert sum(file.stat().st_size for file in tmp_path.rglob("*.nb*")) == 0

@@ -9,15 +9,15 @@ import numpy as np
 import pytest
 
 from banditroute.errors import StateError
-from banditroute.flow.blocks import FIRST
 from banditroute.flow.board import Board
-from banditroute.flow.decider import Decider
-from banditroute.flow.header import Header
-from banditroute.flow.known import KnownBatch, KnownDecision
-from banditroute.flow.learner import Learner
+from banditroute.flow.deciding.decider import Decider
 from banditroute.flow.partition import Partition
-from banditroute.flow.pending import Pending
-from banditroute.flow.snapshot import State
+from banditroute.flow.pending.blocks import FIRST
+from banditroute.flow.pending.open_decision import KnownBatch, KnownDecision
+from banditroute.flow.pending.pending import Pending
+from banditroute.flow.records.header import Header
+from banditroute.flow.records.snapshot import State
+from banditroute.flow.settling.learner import Learner
 from banditroute.runtime.partition_task import PartitionTask
 from tests.faults import memory, test_crashes, test_damage, test_outages_of_a_topic
 

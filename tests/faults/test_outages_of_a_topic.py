@@ -102,7 +102,7 @@ async def test_feedback_whose_reason_cannot_be_written_is_not_covered_by_any_pub
     await world.finish()
     await world.prove()
     assert len(await stream.dead_letters()) == 1
-    from banditroute.flow.snapshot import decode_state
+    from banditroute.flow.records.snapshot import decode_state
 
     assert all(decode_state(record.value).ledger["rejected"] == 0 for record in published)
 

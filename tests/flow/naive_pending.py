@@ -24,7 +24,7 @@ class Row:
 
 
 class NaivePending:
-    """What `banditroute.flow.pending.Pending` has to agree with."""
+    """What `banditroute.flow.pending.pending.Pending` has to agree with."""
 
     def __init__(self) -> None:
         self.rows: list[Row] = []  # known and not closed

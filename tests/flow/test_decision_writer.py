@@ -12,12 +12,12 @@ from aiokafka.record.default_records import DefaultRecordBatch
 from banditroute.bandit.choice.batch import Choices, DecideBatch
 from banditroute.bandit.evidence.evidence import ModelKey
 from banditroute.events import Request, encode
-from banditroute.flow import encoded
-from banditroute.flow.chosen import Chosen
-from banditroute.flow.decision_structs import DecisionStructs
-from banditroute.flow.decision_writer import DecisionWriter, encode_headers
-from banditroute.flow.header import HEADER_NAME, HeaderWriter
-from banditroute.flow.records import InputRecord
+from banditroute.flow.deciding import encoded
+from banditroute.flow.deciding.chosen import Chosen
+from banditroute.flow.deciding.decision_structs import DecisionStructs
+from banditroute.flow.deciding.decision_writer import DecisionWriter, encode_headers
+from banditroute.flow.records.header import HEADER_NAME, HeaderWriter
+from banditroute.flow.records.kafka_records import InputRecord
 from banditroute.runtime.record_batch import EncodedBatch, encode_batch
 from banditroute_features import FeatureSpec
 
@@ -99,7 +99,7 @@ def test_a_batch_of_encoded_records_is_read_back_by_a_kafka_client(
     compression: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     writer, _, _ = made(8, "active")
-    monkeypatch.setattr("banditroute.flow.decision_writer.BATCH_BYTES", 9_000)
+    monkeypatch.setattr("banditroute.flow.deciding.decision_writer.BATCH_BYTES", 9_000)
     records, _ = writer.write(chosen(40, 8, 7))
     assert len(records.parts) > 3
     read = []

@@ -7,10 +7,10 @@ import random
 
 import pytest
 
-from banditroute.flow.fields import LearnerSettings
 from banditroute.flow.partition import Partition, genesis_state
-from banditroute.flow.pending import NeedPredictions
-from banditroute.flow.snapshot import Genesis, State, decode_state, encode_state
+from banditroute.flow.pending.pending import NeedPredictions
+from banditroute.flow.records.position import LearnerSettings
+from banditroute.flow.records.snapshot import Genesis, State, decode_state, encode_state
 from tests import naive
 from tests.wire import SPEC_ID, DecisionLog, Journal, Model
 

@@ -10,14 +10,14 @@ import numpy as np
 import pytest
 
 from banditroute.bandit.evidence.evidence import ModelKey
-from banditroute.flow import _kernels_index
-from banditroute.flow.header import HeaderWriter, parse_header
-from banditroute.flow.identity import Identifier
-from banditroute.flow.index import RequestIndex
-from banditroute.flow.interning import Segments
-from banditroute.flow.known import KnownBatch, KnownDecision, Open
-from banditroute.flow.pending import NeedPredictions, Pending
-from banditroute.flow.slots import KINDS, NONE, Slot
+from banditroute.flow.pending import _kernels_index
+from banditroute.flow.pending.identity import Identifier
+from banditroute.flow.pending.index import RequestIndex
+from banditroute.flow.pending.interning import Segments
+from banditroute.flow.pending.open_decision import KnownBatch, KnownDecision, Open
+from banditroute.flow.pending.pending import NeedPredictions, Pending
+from banditroute.flow.pending.slots import KINDS, NONE, Slot
+from banditroute.flow.records.header import HeaderWriter, parse_header
 from tests.flow.naive_pending import NaivePending, Row
 
 D = 3
@@ -199,9 +199,9 @@ class Both:
 def test_the_store_behaves_as_dictionaries_do(
     block: int, keep: int | None, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("banditroute.flow.blocks.BLOCK", 8)
+    monkeypatch.setattr("banditroute.flow.pending.blocks.BLOCK", 8)
     for module in ("pending", "rows"):
-        monkeypatch.setattr(f"banditroute.flow.{module}.BLOCK", 8)
+        monkeypatch.setattr(f"banditroute.flow.pending.{module}.BLOCK", 8)
         monkeypatch.setattr(f"banditroute.flow.{module}.BITS", 3)
     for seed in range(10 * block, 10 * block + 10):
         both = Both(seed, keep)
@@ -283,7 +283,7 @@ def test_the_index_finds_the_lowest_of_equal_fingerprints_across_the_wrap_of_num
 
 
 def test_segments_without_decisions_make_room_for_new_ones(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("banditroute.flow.interning.MOST_SEGMENTS", 4)
+    monkeypatch.setattr("banditroute.flow.pending.interning.MOST_SEGMENTS", 4)
     in_use: set[int] = set()
     segments = Segments(lambda: in_use)
     numbers = [segments.number(name) for name in ("a", "b", "c")]

@@ -7,10 +7,10 @@ import random
 
 import pytest
 
-from banditroute.flow.fields import LearnerSettings
 from banditroute.flow.partition import Partition, genesis_state
-from banditroute.flow.read_back import read_back
-from banditroute.flow.snapshot import Genesis
+from banditroute.flow.records.position import LearnerSettings
+from banditroute.flow.records.read_back import read_back
+from banditroute.flow.records.snapshot import Genesis
 from tests.naive import Record
 from tests.wire import SPEC_ID, DecisionLog, Model
 

@@ -8,12 +8,12 @@ from collections.abc import Sequence
 import numpy as np
 import pytest
 
-from banditroute.flow.chunk import Chunk
-from banditroute.flow.effects import Learned, LearnedRun, Refused
-from banditroute.flow.learner import Learner
 from banditroute.flow.partition import Partition
-from banditroute.flow.pending import NeedPredictions
-from banditroute.flow.snapshot import encode_state
+from banditroute.flow.pending.pending import NeedPredictions
+from banditroute.flow.records.snapshot import encode_state
+from banditroute.flow.settling.chunk import Chunk
+from banditroute.flow.settling.effects import Learned, LearnedRun, Refused
+from banditroute.flow.settling.learner import Learner
 from tests import naive
 from tests.flow.test_partition_oracle import SPEC, D, History
 
@@ -117,11 +117,11 @@ def test_many_records_at_once_do_what_they_do_one_by_one(
     block: int, half_life: bool, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr("banditroute.flow.partition.CHECKPOINT_EVERY", 20)
-    monkeypatch.setattr("banditroute.flow.runs.LEAST_RUN", 2)
+    monkeypatch.setattr("banditroute.flow.settling.runs.LEAST_RUN", 2)
     if block % 2:  # decisions of one run are in several blocks
-        monkeypatch.setattr("banditroute.flow.blocks.BLOCK", 8)
+        monkeypatch.setattr("banditroute.flow.pending.blocks.BLOCK", 8)
         for module in ("pending", "rows"):
-            monkeypatch.setattr(f"banditroute.flow.{module}.BLOCK", 8)
+            monkeypatch.setattr(f"banditroute.flow.pending.{module}.BLOCK", 8)
             monkeypatch.setattr(f"banditroute.flow.{module}.BITS", 3)
     for seed in range(3000 + 25 * block, 3000 + 25 * block + 25):
         history = History(seed, half_life, plain=seed % 2 == 0)
@@ -144,7 +144,7 @@ def test_many_records_at_once_restore_what_they_do_one_by_one(
     half_life: bool, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr("banditroute.flow.partition.CHECKPOINT_EVERY", 7)
-    monkeypatch.setattr("banditroute.flow.runs.LEAST_RUN", 2)
+    monkeypatch.setattr("banditroute.flow.settling.runs.LEAST_RUN", 2)
     for seed in range(4000, 4040):
         history = History(seed, half_life, plain=seed % 2 == 0)
         records = history.journal.records

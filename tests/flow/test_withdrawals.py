@@ -7,9 +7,9 @@ import random
 import numpy as np
 import pytest
 
-from banditroute.flow.fields import LearnerSettings
 from banditroute.flow.partition import Partition, genesis_state
-from banditroute.flow.snapshot import Genesis
+from banditroute.flow.records.position import LearnerSettings
+from banditroute.flow.records.snapshot import Genesis
 from tests.wire import SPEC_ID, DecisionLog, Journal, Model
 
 D, REQUESTS = 3, 40

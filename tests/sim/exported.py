@@ -15,8 +15,8 @@ import pyarrow.parquet as pq
 from banditroute import Router
 from banditroute.config import from_dict
 from banditroute.events import encode
-from banditroute.flow.decider import OutputRecord
-from banditroute.flow.header import HEADER_NAME
+from banditroute.flow.deciding.decider import OutputRecord
+from banditroute.flow.records.header import HEADER_NAME
 
 MODELS = [
     {"name": "small", "input_usd_per_mtok": 1.0, "output_usd_per_mtok": 2.0},

@@ -15,8 +15,8 @@ from banditroute.bandit.arithmetic.chance import request_key
 from banditroute.config import from_dict
 from banditroute.errors import DataSetError, TopicError
 from banditroute.events import Feedback
-from banditroute.flow.decider import OutputRecord
-from banditroute.flow.header import parse_header
+from banditroute.flow.deciding.decider import OutputRecord
+from banditroute.flow.records.header import parse_header
 from banditroute.runtime.kafka import KafkaClient
 from banditroute.runtime.memory import MemoryBroker
 from banditroute.runtime.ports import TopicSpec

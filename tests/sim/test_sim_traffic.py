@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 from banditroute.errors import BrokerUnavailable, ConfigError
-from banditroute.flow.partitioner import PARTITIONERS, partitions_of
+from banditroute.flow.copying.partitioner import PARTITIONERS, partitions_of
 from banditroute_sim import DemoWorld, TrafficOptions, run_traffic
 from tests.sim.decider import config_for, deciding
 

@@ -12,9 +12,9 @@ from contextlib import asynccontextmanager
 from typing import Any
 
 from banditroute.config import Config, from_dict
-from banditroute.flow.decider import InputRecord, OutputRecord
+from banditroute.flow.copying.partitioner import PARTITIONERS, partitions_of
+from banditroute.flow.deciding.decider import InputRecord, OutputRecord
 from banditroute.flow.ledger import imbalance
-from banditroute.flow.partitioner import PARTITIONERS, partitions_of
 from banditroute.router import learner_settings, make_encoder
 from banditroute.runtime.engine import Engine
 from banditroute.runtime.kafka import KafkaClient

@@ -9,7 +9,7 @@ from typer.testing import CliRunner
 
 from banditroute.cli import app, main
 from banditroute.config import load
-from banditroute.flow.decider import OutputRecord
+from banditroute.flow.deciding.decider import OutputRecord
 from banditroute.runtime.kafka import KafkaClient
 from banditroute.runtime.ports import TopicSpec
 from tests.sim import exported

@@ -19,7 +19,7 @@ import pytest
 from kafka_broker import KafkaBroker
 
 from banditroute.errors import BrokerError
-from banditroute.flow.decider import InputRecord
+from banditroute.flow.deciding.decider import InputRecord
 from banditroute.runtime import engine as engine_module
 from banditroute.runtime import partition_task
 from banditroute.runtime.memory import MemoryBroker, MemoryClient

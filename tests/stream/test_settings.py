@@ -11,8 +11,8 @@ from typing import Any
 import pytest
 from aiokafka import AIOKafkaProducer
 
-from banditroute.flow.decider import InputRecord
-from banditroute.flow.decision_writer import MAX_PASSED_HEADERS
+from banditroute.flow.deciding.decider import InputRecord
+from banditroute.flow.deciding.decision_writer import MAX_PASSED_HEADERS
 from banditroute.runtime.ports import TopicSpec
 from tests.brokers import Broker
 from tests.stream.harness import PARTITIONS, Stream, counts

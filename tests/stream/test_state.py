@@ -15,11 +15,11 @@ from banditroute.bandit.evidence.evidence import Evidence, ModelKey, RowKey, Vot
 from banditroute.cli import main
 from banditroute.config import from_dict
 from banditroute.errors import StateError
-from banditroute.flow.decider import OutputRecord
-from banditroute.flow.respec import context_free, on_intercept
-from banditroute.flow.snapshot import MAX_STATE_BYTES, decode_state
-from banditroute.flow.state_file import decode_states, encode_states
-from banditroute.flow.warm_start import decode_warm_start
+from banditroute.flow.deciding.decider import OutputRecord
+from banditroute.flow.records.respec import context_free, on_intercept
+from banditroute.flow.records.snapshot import MAX_STATE_BYTES, decode_state
+from banditroute.flow.records.state_file import decode_states, encode_states
+from banditroute.flow.records.warm_start import decode_warm_start
 from banditroute.router import learner_settings, make_encoder
 from banditroute.runtime import stored
 from banditroute.runtime.rebuild import rebuild
@@ -182,7 +182,7 @@ async def _rebuilt() -> None:
     good = world.log.log(names.state, 2)[-1]
     wrong = decode_state(good.value)
     wrong.evidence.shared[0] += 1.0
-    from banditroute.flow.snapshot import encode_state
+    from banditroute.flow.records.snapshot import encode_state
 
     world.log.add(names.state, 2, [OutputRecord(good.key, encode_state(wrong))])
     assert (await again(world))["differs"] == [2]

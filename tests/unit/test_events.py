@@ -15,8 +15,8 @@ from hypothesis import strategies as st
 
 from banditroute import events
 from banditroute.events import Feedback, FieldMap, Rejected, Request
-from banditroute.flow.header import HeaderWriter, parse_header
-from banditroute.flow.snapshot import decode_state, encode_state
+from banditroute.flow.records.header import HeaderWriter, parse_header
+from banditroute.flow.records.snapshot import decode_state, encode_state
 from tests import naive
 
 SECRET = "plum-coloured elephants"

@@ -6,7 +6,7 @@ import asyncio
 from types import SimpleNamespace
 from typing import Any
 
-from banditroute.flow.decider import InputRecord
+from banditroute.flow.deciding.decider import InputRecord
 from banditroute.runtime.partition_task import PartitionTask, TaskState
 
 LINGER = 0.05

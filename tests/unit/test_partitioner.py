@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from banditroute.flow.partitioner import PARTITIONERS, TRUST_AFTER, PartitionerWatch, partitions_of
+from banditroute.flow.copying.partitioner import PARTITIONERS, TRUST_AFTER, PartitionerWatch, partitions_of
 
 MURMUR2, CRC32, FNV1A = range(3)
 WIDE = 2**31  # so many partitions that the partition is the hash, but for its highest bit

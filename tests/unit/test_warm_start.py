@@ -15,7 +15,7 @@ from banditroute.bandit.choice.policy import Policy
 from banditroute.bandit.evidence.evidence import Evidence, ModelKey, RowKey, Vote
 from banditroute.bandit.evidence.row_layout import TOK_N, N
 from banditroute.bandit.posterior.posterior import ModelPrior, derive
-from banditroute.flow.warm_start import decode_warm_start, encode_warm_start
+from banditroute.flow.records.warm_start import decode_warm_start, encode_warm_start
 from banditroute_features import FeatureSpec
 
 KEYS = [ModelKey("small"), ModelKey("large")]

@@ -13,8 +13,8 @@ from banditroute.config import Config
 from banditroute.errors import DataSetError, MissingExtraError, TopicError
 from banditroute.events import Rejected, decode_feedback, encode
 from banditroute.events.field_map import FieldMap
-from banditroute.flow.decider import InputRecord
-from banditroute.flow.header import HEADER_NAME
+from banditroute.flow.deciding.decider import InputRecord
+from banditroute.flow.records.header import HEADER_NAME
 from banditroute.runtime.ports import Client
 
 DECISIONS: Final = "decisions.parquet"

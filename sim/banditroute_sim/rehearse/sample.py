@@ -16,7 +16,7 @@ from banditroute.bandit.evidence.evidence import Evidence, ModelKey, Vote
 from banditroute.config import Config
 from banditroute.errors import DataSetError
 from banditroute.events import Decision, Feedback, Rejected, decode_feedback, feedback_of
-from banditroute.flow.header import Header
+from banditroute.flow.records.header import Header
 from banditroute_sim.evaluate.files import batches, find
 from banditroute_sim.evaluate.log import ExportedLog, read_decision, read_header
 from banditroute_sim.evaluate.votes import COST, QUALITY, Votes, decision_key, served_key

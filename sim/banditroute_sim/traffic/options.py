@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from typing import Literal
 
 from banditroute.errors import ConfigError
-from banditroute.flow.partitioner import PARTITIONERS
+from banditroute.flow.copying.partitioner import PARTITIONERS
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -9,7 +9,7 @@ from typing import Any, Final
 from aiokafka.errors import KafkaError, KafkaTimeoutError
 
 from banditroute.errors import BrokerError
-from banditroute.flow.partitioner import PARTITIONERS, partitions_of
+from banditroute.flow.copying.partitioner import PARTITIONERS, partitions_of
 
 BATCH_BYTES: Final = 1 << 18
 _RETRY_SECONDS: Final = 0.5
@@ -30,7 +30,7 @@ class Outbox:
     partitions : int
         How many the topic has.
     partitioner : str
-        One of `banditroute.flow.partitioner.PARTITIONERS`.
+        One of `banditroute.flow.copying.partitioner.PARTITIONERS`.
     acknowledged : callable
         Told the number of records of every batch that the broker has acknowledged.
     """

@@ -7,8 +7,8 @@ from typing import NamedTuple
 
 from banditroute.catalog import Catalog
 from banditroute.events import Copied, Feedback, FieldMap, Rejected, decode_feedback, encode
-from banditroute.flow.decider import InputRecord, OutputRecord, Poison
-from banditroute.flow.partitioner import PartitionerWatch
+from banditroute.flow.copying.partitioner import PartitionerWatch
+from banditroute.flow.deciding.decider import InputRecord, OutputRecord, Poison
 
 
 class CopiedBatch(NamedTuple):

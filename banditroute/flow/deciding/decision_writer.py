@@ -13,13 +13,13 @@ from numpy.typing import NDArray
 from banditroute.bandit.choice.policy import LIMITS
 from banditroute.bandit.evidence.evidence import ModelKey
 from banditroute.events import MAX_ID_BYTES, WIRE_VERSION, Weights, encode
-from banditroute.flow import _kernels_records as kernels
-from banditroute.flow.chosen import Chosen
-from banditroute.flow.decision_structs import DecisionStructs, Mode
-from banditroute.flow.encoded import BATCH_BYTES, EncodedRecords, Part
-from banditroute.flow.header import COLUMNS, HEADER_NAME, HeaderWriter
-from banditroute.flow.kept import HeaderTable
-from banditroute.flow.known import KnownBatch
+from banditroute.flow.deciding import _kernels_records as kernels
+from banditroute.flow.deciding.chosen import Chosen
+from banditroute.flow.deciding.decision_structs import DecisionStructs, Mode
+from banditroute.flow.deciding.encoded import BATCH_BYTES, EncodedRecords, Part
+from banditroute.flow.pending.kept import HeaderTable
+from banditroute.flow.pending.open_decision import KnownBatch
+from banditroute.flow.records.header import COLUMNS, HEADER_NAME, HeaderWriter
 from banditroute_features import FeatureSpec
 
 MAX_PASSED_HEADERS: Final = 8192  # bytes of pass-through headers per decision

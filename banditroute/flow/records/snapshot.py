@@ -18,7 +18,7 @@ from numpy.typing import NDArray
 
 from banditroute.bandit.evidence.evidence import Evidence, RowKey
 from banditroute.errors import StateError
-from banditroute.flow.fields import Fields, LearnerSettings
+from banditroute.flow.records.position import Fields, LearnerSettings
 
 MAGIC: Final = b"BRS1"
 VERSION: Final = 1

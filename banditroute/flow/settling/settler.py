@@ -9,13 +9,13 @@ import numpy as np
 
 from banditroute.bandit.evidence.evidence import Evidence
 from banditroute.events import QUALITY_KINDS, Copied, Feedback
-from banditroute.flow.effects import REASONS, Learned, Parked, Refused, withdraws
-from banditroute.flow.fields import Fields, LearnerSettings
-from banditroute.flow.identity import Identifier, Identity
-from banditroute.flow.known import Open
-from banditroute.flow.pending import KEPT_WHOLE, Pending
-from banditroute.flow.slots import KINDS, MAX_SLOTS, NONE, Slot
-from banditroute.flow.votes import has_usage, numbers_of, say_the_same, vote_of
+from banditroute.flow.pending.identity import Identifier, Identity
+from banditroute.flow.pending.open_decision import Open
+from banditroute.flow.pending.pending import KEPT_WHOLE, Pending
+from banditroute.flow.pending.slots import KINDS, MAX_SLOTS, NONE, Slot
+from banditroute.flow.records.position import Fields, LearnerSettings
+from banditroute.flow.settling.effects import REASONS, Learned, Parked, Refused, withdraws
+from banditroute.flow.settling.votes import has_usage, numbers_of, say_the_same, vote_of
 
 
 class Settler:

@@ -11,7 +11,7 @@ from msgspec import Struct
 
 from banditroute.bandit.evidence.evidence import ModelKey, Vote
 from banditroute.events import QUALITY_KINDS, Copied, Feedback
-from banditroute.flow.slots import KINDS
+from banditroute.flow.pending.slots import KINDS
 
 
 class Parked(NamedTuple):

@@ -8,8 +8,8 @@ from typing import Final, NamedTuple, overload
 import numpy as np
 from numpy.typing import NDArray
 
-from banditroute.flow.header import HEADER_NAME
-from banditroute.flow.records import OutputRecord
+from banditroute.flow.records.header import HEADER_NAME
+from banditroute.flow.records.kafka_records import OutputRecord
 
 BATCH_BYTES: Final = (
     900_000  # of records in one batch, uncompressed: below the brokers' 1 MiB with room to spare

@@ -9,7 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from banditroute.bandit.evidence.evidence import ModelKey
-from banditroute.flow.known import Kind, KnownBatch
+from banditroute.flow.pending.open_decision import Kind, KnownBatch
 
 MOST_SEGMENTS: Final = 1 << 16  # different segments at once; the decisions of further ones have none
 

@@ -16,7 +16,7 @@ import numpy.typing as npt
 
 from banditroute.bandit.evidence.evidence import ModelKey
 from banditroute.errors import StateError
-from banditroute.flow.kept import HeaderTable
+from banditroute.flow.pending.kept import HeaderTable
 
 HEADER_NAME: Final = "banditroute"
 MAGIC: Final = b"BRD1"

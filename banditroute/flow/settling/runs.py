@@ -14,10 +14,10 @@ import numpy as np
 from numpy.typing import NDArray
 
 from banditroute.bandit.evidence.evidence import RowKey
-from banditroute.flow.chunk import Chunk, Columns
-from banditroute.flow.effects import LearnedRun
-from banditroute.flow.settling import Settler
-from banditroute.flow.slots import KINDS
+from banditroute.flow.pending.slots import KINDS
+from banditroute.flow.settling.chunk import Chunk, Columns
+from banditroute.flow.settling.effects import LearnedRun
+from banditroute.flow.settling.settler import Settler
 
 LEAST_RUN: Final = 6  # records that are worth columns
 

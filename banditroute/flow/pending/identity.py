@@ -15,7 +15,7 @@ from typing import Final
 import numpy as np
 from numpy.typing import NDArray
 
-from banditroute.flow import _kernels_index
+from banditroute.flow.pending import _kernels_index
 
 Identity = tuple[int, int]
 NOBODY: Final[Identity] = (0, 0)

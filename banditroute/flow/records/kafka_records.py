@@ -7,7 +7,7 @@ from typing import NamedTuple
 
 from msgspec import Struct
 
-from banditroute.flow.known import KnownBatch
+from banditroute.flow.pending.open_decision import KnownBatch
 
 
 class InputRecord(Struct, frozen=True, gc=False):

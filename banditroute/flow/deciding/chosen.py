@@ -11,8 +11,8 @@ from numpy.typing import NDArray
 from banditroute.bandit.choice.policy import LIMITS, Choices, DecideBatch
 from banditroute.bandit.evidence.evidence import ModelKey
 from banditroute.events import Request
-from banditroute.flow.known import KnownBatch
-from banditroute.flow.records import InputRecord
+from banditroute.flow.pending.open_decision import KnownBatch
+from banditroute.flow.records.kafka_records import InputRecord
 
 _INPUT, _ESTIMATED = LIMITS.index("input_tokens"), LIMITS.index("input_estimated")
 

@@ -14,13 +14,13 @@ import numpy as np
 from numpy.typing import NDArray
 
 from banditroute.events import Control, Copied, Decided, Expire, JournalRecord
-from banditroute.flow.chunk import Chunk, readable
-from banditroute.flow.effects import NeedDecisions, Parked, Ready
-from banditroute.flow.fields import LearnerSettings
-from banditroute.flow.header import parse_header
-from banditroute.flow.known import KnownBatch, KnownDecision, Open
-from banditroute.flow.pending import KEPT_WHOLE
-from banditroute.flow.runs import Runs, Watch
+from banditroute.flow.pending.open_decision import KnownBatch, KnownDecision, Open
+from banditroute.flow.pending.pending import KEPT_WHOLE
+from banditroute.flow.records.header import parse_header
+from banditroute.flow.records.position import LearnerSettings
+from banditroute.flow.settling.chunk import Chunk, readable
+from banditroute.flow.settling.effects import NeedDecisions, Parked, Ready
+from banditroute.flow.settling.runs import Runs, Watch
 
 
 class Learner(Runs):

@@ -11,11 +11,11 @@ from msgspec import Struct
 from numpy.typing import NDArray
 
 from banditroute.bandit.evidence.evidence import ModelKey
-from banditroute.flow import _kernels_index, _kernels_settle
-from banditroute.flow.identity import NOBODY, Identity
+from banditroute.flow.pending import _kernels_index, _kernels_settle
+from banditroute.flow.pending.identity import NOBODY, Identity
 
 if TYPE_CHECKING:
-    from banditroute.flow.chunk import Columns
+    from banditroute.flow.settling.chunk import Columns
 
 Floats = NDArray[np.float64]
 MAX_SLOTS: Final = 16  # slots per decision, and feedback ids remembered per slot

@@ -12,8 +12,8 @@ from numpy.typing import NDArray
 from banditroute.bandit.choice.policy import LIMITS
 from banditroute.bandit.evidence.evidence import ModelKey
 from banditroute.events import WIRE_VERSION, Decision, Expected, Weights
-from banditroute.flow.chosen import Chosen
-from banditroute.flow.header import COLUMNS
+from banditroute.flow.deciding.chosen import Chosen
+from banditroute.flow.records.header import COLUMNS
 
 Mode = Literal["active", "shadow", "frozen"]
 

@@ -9,9 +9,9 @@ import msgspec
 import numpy as np
 
 from banditroute.events import decode_decision_key
-from banditroute.flow.header import HEADER_NAME, parse_headers
-from banditroute.flow.kept import HeaderTable
-from banditroute.flow.known import KnownBatch
+from banditroute.flow.pending.kept import HeaderTable
+from banditroute.flow.pending.open_decision import KnownBatch
+from banditroute.flow.records.header import HEADER_NAME, parse_headers
 
 
 class Logged(Protocol):

@@ -12,7 +12,7 @@ from collections.abc import Iterable
 from typing import Final
 
 from banditroute.errors import StateError
-from banditroute.flow.snapshot import MAX_STATE_BYTES, State, decode_state, encode_state
+from banditroute.flow.records.snapshot import MAX_STATE_BYTES, State, decode_state, encode_state
 
 MAGIC: Final = b"BRX1"
 MAX_PARTITIONS: Final = 4096

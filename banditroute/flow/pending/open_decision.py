@@ -10,8 +10,8 @@ from msgspec import Struct
 from numpy.typing import NDArray
 
 from banditroute.bandit.evidence.evidence import ModelKey
-from banditroute.flow.identity import Identity
-from banditroute.flow.slots import Predictions
+from banditroute.flow.pending.identity import Identity
+from banditroute.flow.pending.slots import Predictions
 
 
 class KnownDecision(NamedTuple):

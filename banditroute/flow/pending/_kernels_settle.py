@@ -12,8 +12,8 @@ from typing import Any
 import numpy as np
 
 from banditroute.bandit.arithmetic._kernels_memory import carray, pointer
-from banditroute.flow._kernels_index import find
-from banditroute.flow.blocks import COLUMNS
+from banditroute.flow.pending._kernels_index import find
+from banditroute.flow.pending.blocks import COLUMNS
 from banditroute_features.compile import njit_cached
 
 kernel = njit_cached()

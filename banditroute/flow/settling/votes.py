@@ -7,8 +7,8 @@ from collections.abc import Sequence
 
 from banditroute.bandit.evidence.evidence import Vote
 from banditroute.events import Feedback
-from banditroute.flow.known import Open
-from banditroute.flow.slots import Numbers, Predictions
+from banditroute.flow.pending.open_decision import Open
+from banditroute.flow.pending.slots import Numbers, Predictions
 
 NAN = math.nan
 

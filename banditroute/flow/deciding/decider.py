@@ -15,12 +15,12 @@ from banditroute.bandit.objectives.pacing import Pacer
 from banditroute.catalog import Catalog
 from banditroute.config import Config
 from banditroute.events import Decision, FieldMap, Rejected, Request, decode_request
-from banditroute.flow.chosen import Chosen
-from banditroute.flow.decision_structs import DecisionStructs
-from banditroute.flow.decision_writer import DecisionWriter
-from banditroute.flow.fields import Fields
-from banditroute.flow.known import KnownBatch
-from banditroute.flow.records import DecidedBatch, InputRecord, OutputRecord, Poison
+from banditroute.flow.deciding.chosen import Chosen
+from banditroute.flow.deciding.decision_structs import DecisionStructs
+from banditroute.flow.deciding.decision_writer import DecisionWriter
+from banditroute.flow.pending.open_decision import KnownBatch
+from banditroute.flow.records.kafka_records import DecidedBatch, InputRecord, OutputRecord, Poison
+from banditroute.flow.records.position import Fields
 from banditroute_features import Encoder, RequestLike
 
 __all__ = [

@@ -7,7 +7,7 @@ from typing import Final
 import numpy as np
 from numpy.typing import NDArray
 
-from banditroute.flow import _kernels_index
+from banditroute.flow.pending import _kernels_index
 
 _LEAST: Final = 64
 _FULLEST: Final = 0.8

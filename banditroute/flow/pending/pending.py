@@ -14,14 +14,14 @@ import numpy as np
 from numpy.typing import NDArray
 
 from banditroute.bandit.evidence.evidence import ModelKey
-from banditroute.flow import _kernels_settle
-from banditroute.flow.blocks import BITS, BLOCK, ID, ROW
-from banditroute.flow.chunk import Chunk, Columns
-from banditroute.flow.header import parse_header
-from banditroute.flow.identity import Identity
-from banditroute.flow.known import Open
-from banditroute.flow.rows import KEPT_WHOLE, Rows
-from banditroute.flow.slots import NONE, Predictions, Slot
+from banditroute.flow.pending import _kernels_settle
+from banditroute.flow.pending.blocks import BITS, BLOCK, ID, ROW
+from banditroute.flow.pending.identity import Identity
+from banditroute.flow.pending.open_decision import Open
+from banditroute.flow.pending.rows import KEPT_WHOLE, Rows
+from banditroute.flow.pending.slots import NONE, Predictions, Slot
+from banditroute.flow.records.header import parse_header
+from banditroute.flow.settling.chunk import Chunk, Columns
 
 __all__ = ["KEPT_WHOLE", "NeedPredictions", "Pending"]
 

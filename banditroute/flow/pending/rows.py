@@ -7,14 +7,14 @@ from typing import Final
 import numpy as np
 from numpy.typing import NDArray
 
-from banditroute.flow.blocks import BITS, BLOCK, FIRST, ROW, Block
-from banditroute.flow.header import COLUMNS, Header
-from banditroute.flow.identity import Identifier
-from banditroute.flow.index import RequestIndex
-from banditroute.flow.interning import Kinds, Segments
-from banditroute.flow.kept import KeptHeaders
-from banditroute.flow.known import Closed, Kind, KnownBatch, KnownDecision
-from banditroute.flow.slots import NONE, BlockTable, SlotTable
+from banditroute.flow.pending.blocks import BITS, BLOCK, FIRST, ROW, Block
+from banditroute.flow.pending.identity import Identifier
+from banditroute.flow.pending.index import RequestIndex
+from banditroute.flow.pending.interning import Kinds, Segments
+from banditroute.flow.pending.kept import KeptHeaders
+from banditroute.flow.pending.open_decision import Closed, Kind, KnownBatch, KnownDecision
+from banditroute.flow.pending.slots import NONE, BlockTable, SlotTable
+from banditroute.flow.records.header import COLUMNS, Header
 
 KEPT_WHOLE: Final = 1024  # newest decisions whose header is kept
 NAN: Final = float("nan")

@@ -8,7 +8,7 @@ from typing import Final
 import numpy as np
 import numpy.typing as npt
 
-from banditroute.flow import _kernels
+from banditroute.flow.copying import _kernels_partitioner as _kernels
 
 PARTITIONERS: Final = ("murmur2", "crc32", "fnv1a")
 

@@ -11,9 +11,9 @@ from msgspec.structs import astuple
 from numpy.typing import NDArray
 
 from banditroute.events import Copied, Feedback, JournalRecord, decode_journal
-from banditroute.flow.effects import Learned, LearnedRun, Refused
-from banditroute.flow.identity import Identifier
-from banditroute.flow.slots import KINDS
+from banditroute.flow.pending.identity import Identifier
+from banditroute.flow.pending.slots import KINDS
+from banditroute.flow.settling.effects import Learned, LearnedRun, Refused
 
 _BLANK: Final = Feedback(request_id="", kind="withdraw")  # stands for what is no vote
 _NOWHERE: Final = (0, -1)

@@ -1,0 +1,1 @@
+"""From feedback records to the journals where they belong."""

@@ -1,0 +1,1 @@
+"""Open decisions and the votes on them, in arrays."""
