@@ -59,7 +59,7 @@ def main() -> None:
 
 
 def _load(path: Path, *, quiet: bool = False) -> Config:
-    from banditroute.runtime.logs import set_up_logging  # noqa: PLC0415 - verbs without an engine start quickly
+    from banditroute.runtime.process.logs import set_up_logging  # noqa: PLC0415 - verbs without an engine start quickly
 
     config = load(path)
     set_up_logging(Logging(format=config.logging.format, level="warning") if quiet else config.logging)
@@ -90,7 +90,7 @@ def run(
     ] = False,
 ) -> None:
     """Run the engine until it is told to stop."""
-    from banditroute.runtime import serve  # noqa: PLC0415
+    from banditroute.runtime.process import serve  # noqa: PLC0415
 
     serve.run(serve.serve(_load(config), init=init))
 
@@ -98,7 +98,7 @@ def run(
 @app.command()
 def check(config: ConfigPath, as_json: Json = False) -> None:
     """Check the configuration, the broker, the topics and the stored state."""
-    from banditroute.runtime import serve  # noqa: PLC0415
+    from banditroute.runtime.process import serve  # noqa: PLC0415
 
     _print({"ok": True, **serve.run(serve.check(_load(config, quiet=True)))}, as_json)
 
@@ -106,7 +106,7 @@ def check(config: ConfigPath, as_json: Json = False) -> None:
 @topics_app.command("create")
 def topics_create(config: ConfigPath, as_json: Json = False) -> None:
     """Create the topics that are missing, and the records that learning begins with."""
-    from banditroute.runtime import serve  # noqa: PLC0415
+    from banditroute.runtime.process import serve  # noqa: PLC0415
 
     done = serve.run(serve.create(_load(config, quiet=True), int(time.time() * 1000)))
     if as_json:
@@ -128,7 +128,7 @@ def control_price(
     as_json: Json = False,
 ) -> None:
     """Change a model's price in every running engine."""
-    from banditroute.runtime import serve  # noqa: PLC0415
+    from banditroute.runtime.process import serve  # noqa: PLC0415
 
     loaded = _with_model(config, model)
     prices = {"INPUT_USD_PER_MTOK": input_usd_per_mtok, "OUTPUT_USD_PER_MTOK": output_usd_per_mtok}
@@ -152,7 +152,7 @@ def control_resume(config: ConfigPath, model: CatalogModel, as_json: Json = Fals
 
 
 def _pause(config: Path, model: str, paused: bool, as_json: bool) -> None:
-    from banditroute.runtime import serve  # noqa: PLC0415
+    from banditroute.runtime.process import serve  # noqa: PLC0415
 
     number = serve.run(serve.control(_with_model(config, model), PauseEdit(model, paused)))
     _print({"control": number, "model": model, "paused": paused}, as_json)
@@ -180,8 +180,8 @@ def demo(
     as_json: Json = False,
 ) -> None:
     """Watch it learn: an embedded broker, an engine, and simulated traffic whose feedback comes late."""
-    from banditroute.runtime import serve  # noqa: PLC0415
-    from banditroute.runtime.logs import set_up_logging  # noqa: PLC0415
+    from banditroute.runtime.process import serve  # noqa: PLC0415
+    from banditroute.runtime.process.logs import set_up_logging  # noqa: PLC0415
     from banditroute_sim import DemoOptions, print_summary, run_demo  # noqa: PLC0415
 
     set_up_logging(Logging(level="warning"))
@@ -217,7 +217,7 @@ def traffic(
     as_json: Json = False,
 ) -> None:
     """Send a data set as live requests, answer each decision with the recorded outcome of its model."""
-    from banditroute.runtime import serve  # noqa: PLC0415
+    from banditroute.runtime.process import serve  # noqa: PLC0415
     from banditroute_sim import DataSet, TrafficOptions, print_summary, run_traffic, traffic_progress  # noqa: PLC0415
 
     loaded = _load(config, quiet=True)

@@ -32,7 +32,7 @@ def export_log(
     as_json: Json = False,
 ) -> None:
     """Write the decisions and the feedback of the broker into a folder, for `evaluate`."""
-    from banditroute.runtime import serve
+    from banditroute.runtime.process import serve
     from banditroute_sim.evaluate.export import fetch
 
     done = serve.run(fetch(_quiet(config), output))
@@ -145,7 +145,7 @@ def evaluate(
 
 
 def _quiet(path: Path) -> Config:
-    from banditroute.runtime.logs import set_up_logging
+    from banditroute.runtime.process.logs import set_up_logging
 
     config = load(path)
     set_up_logging(Logging(format=config.logging.format, level="warning"))

@@ -232,7 +232,7 @@ def _check_told(flags: Mapping[str, object]) -> None:
 
 
 def _quiet(path: Path) -> Config:
-    from banditroute.runtime.logs import set_up_logging
+    from banditroute.runtime.process.logs import set_up_logging
 
     config = load(path)
     set_up_logging(Logging(format=config.logging.format, level="warning"))

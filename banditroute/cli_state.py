@@ -16,8 +16,8 @@ from banditroute.config import Config, Logging, load
 from banditroute.errors import DataSetError, StateError
 
 if TYPE_CHECKING:
-    from banditroute.runtime.ports import Client
-    from banditroute.runtime.topics import Spec
+    from banditroute.runtime.broker.ports import Client
+    from banditroute.runtime.state.topics import Spec
 
 state_app = typer.Typer(help="What was learned, as the state topic holds it.", no_args_is_help=True)
 
@@ -31,7 +31,7 @@ MAX_FILE_BYTES = 8 << 30
 @state_app.command("inspect")
 def inspect(config: ConfigPath, *, as_json: Json = False) -> None:
     """Show what each partition has learned, up to where, and when it was published."""
-    from banditroute.runtime import stored
+    from banditroute.runtime.state import stored
 
     def work(client: Client, loaded: Config, spec: Spec) -> Awaitable[dict[str, Any]]:
         return stored.inspect(client, loaded, spec, time.time() * 1000.0)
@@ -62,7 +62,7 @@ def export(
 ) -> None:
     """Write the newest state of every partition to a file."""
     from banditroute.flow.records.state_file import encode_states
-    from banditroute.runtime import stored
+    from banditroute.runtime.state import stored
 
     states = _with_client(config, stored.collect)
     data = stored.as_prior(states) if prior else encode_states(states)
@@ -83,7 +83,7 @@ def bring_in(
 ) -> None:
     """Write the states of a file to the state topic, once they fit the logs; stop the engines first."""
     from banditroute.flow.records.state_file import decode_states
-    from banditroute.runtime import stored
+    from banditroute.runtime.state import stored
 
     try:
         if file.stat().st_size > MAX_FILE_BYTES:
@@ -111,7 +111,7 @@ def rebuild(
     as_json: Json = False,
 ) -> None:
     """Recompute evidence from decisions and journal; status 1 where the state topic says otherwise."""
-    from banditroute.runtime import rebuild as run
+    from banditroute.runtime.state import rebuild as run
 
     def work(client: Client, loaded: Config, known: Spec) -> Awaitable[dict[str, Any]]:
         now = int(time.time() * 1000.0)
@@ -128,8 +128,8 @@ def rebuild(
 
 
 def _with_client(path: Path, work: Callable[[Client, Config, Spec], Awaitable[Any]]) -> Any:
-    from banditroute.runtime import serve
-    from banditroute.runtime.logs import set_up_logging
+    from banditroute.runtime.process import serve
+    from banditroute.runtime.process.logs import set_up_logging
 
     config = load(path)
     set_up_logging(Logging(format=config.logging.format, level="warning"))

@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from banditroute.config import Config, from_dict
-from banditroute.runtime.warm_up import warm_up
+from banditroute.runtime.tasks.warm_up import warm_up
 from bench._soak_engines import Engines
 from bench._soak_load import Load
 from bench._soak_proof import Topics

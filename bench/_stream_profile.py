@@ -9,7 +9,7 @@ from typing import Any
 
 from banditroute.config import Config, from_dict
 from banditroute.flow.copying.partitioner import partitions_of
-from banditroute.runtime import collector
+from banditroute.runtime.process import collector
 from bench._stream_input import BATCH_BYTES, PARTITIONS, answered, configuration, feedback, requests
 
 
@@ -179,7 +179,7 @@ class Replica:
         batch._build()
 
     def _encode(self, records: Any) -> None:
-        from banditroute.runtime.record_batch import encode_batch
+        from banditroute.runtime.broker.record_batch import encode_batch
 
         for start, stop, body in records.parts:
             encode_batch(body, stop - start, self.now, "zstd")

@@ -30,8 +30,8 @@ TRACED_FUNCTIONS = 40
 
 async def run_engine(document: dict[str, Any], count: int, answers: int) -> dict[str, float]:
     """Run the engine until every request is decided and all feedback is applied."""
-    from banditroute.runtime import collector
-    from banditroute.runtime.engine import Engine
+    from banditroute.runtime.process import collector
+    from banditroute.runtime.tasks.engine import Engine
 
     engine = Engine(from_dict(document), init=True)
     await engine.start()
@@ -117,8 +117,8 @@ async def run_until_told(document: dict[str, Any], *, init: bool, cold: bool) ->
     Feedback carries the time at which it was sent as its `latency_ms`, counted from `_stream_input.EPOCH`.
     """
     from banditroute.flow.settling.effects import LearnedRun
-    from banditroute.runtime import collector
-    from banditroute.runtime.engine import Engine
+    from banditroute.runtime.process import collector
+    from banditroute.runtime.tasks.engine import Engine
 
     engine = Engine(from_dict(document), init=init)
     lags: list[float] = []
@@ -211,7 +211,7 @@ def functions(tracer: cProfile.Profile) -> list[tuple[str, float, int]]:
 
 def worker(text: str) -> None:
     """Be the measured process: read the job, do it, print one line."""
-    from banditroute.runtime import serve
+    from banditroute.runtime.process import serve
 
     job = json.loads(text)
     who = job["who"]

@@ -114,8 +114,8 @@ def fill(count: int, share: float) -> dict[str, float]:
 
 async def soak(document: dict[str, Any], seconds: float) -> dict[str, Any]:
     """Run an engine and take note of its resident memory every half second."""
-    from banditroute.runtime import collector
-    from banditroute.runtime.engine import Engine
+    from banditroute.runtime.process import collector
+    from banditroute.runtime.tasks.engine import Engine
 
     engine = Engine(from_dict(document), init=True)
     await engine.start()
@@ -198,7 +198,7 @@ def worker(text: str) -> None:
     """Be the measured process."""
     job = json.loads(text)
     if job["mode"] == "soak":
-        from banditroute.runtime import serve
+        from banditroute.runtime.process import serve
 
         print(json.dumps(serve.run(soak(job["config"], job["seconds"]))))
     else:

@@ -42,7 +42,7 @@ class Broker:
     log_append_time: bool
     #: Compacted topics.
     compaction: bool
-    #: The `banditroute.runtime.memory.MemoryBroker` of the memory tier.
+    #: The `banditroute.testing.memory_broker.MemoryBroker` of the memory tier.
     log: Any = None
     #: Begins every topic and group name of a test: tests of a session share the real broker.
     prefix: str = field(default_factory=lambda: f"t{os.getpid()}-{next(_numbers)}-")
@@ -107,7 +107,7 @@ def embedded_bootstrap() -> Iterator[str]:
     pytest.importorskip(
         "confluent_kafka", reason="confluent-kafka is not installed: pip install 'banditroute[demo]'"
     )
-    from banditroute.runtime.embedded import EmbeddedBroker
+    from banditroute.runtime.broker.embedded import EmbeddedBroker
 
     with EmbeddedBroker() as broker:
         yield broker.bootstrap
@@ -123,7 +123,7 @@ def embedded_bootstrap() -> Iterator[str]:
 def broker(request: pytest.FixtureRequest) -> Broker:
     """A broker of each tier in turn."""
     if request.param == "memory":
-        from banditroute.runtime.memory import MemoryBroker
+        from banditroute.testing.memory_broker import MemoryBroker
 
         return Broker(
             "memory", "", admin=True, groups=True, log_append_time=True, compaction=False, log=MemoryBroker()

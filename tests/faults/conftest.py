@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import pytest
 
-from banditroute.runtime import engine as engine_module
-from banditroute.runtime import partition_task
+from banditroute.runtime.tasks import engine as engine_module
+from banditroute.runtime.tasks import partition_task
 
 
 @pytest.fixture

@@ -12,9 +12,9 @@ from typing import Any
 
 from banditroute.flow.deciding.decider import InputRecord, OutputRecord
 from banditroute.flow.records.snapshot import decode_state
-from banditroute.runtime.engine import Engine
-from banditroute.runtime.memory import MemoryBroker, MemoryClient
-from banditroute.runtime.ports import Ack, TopicPartition
+from banditroute.runtime.broker.ports import Ack, TopicPartition
+from banditroute.runtime.tasks.engine import Engine
+from banditroute.testing.memory_broker import MemoryBroker, MemoryClient
 from tests import naive
 from tests.brokers import Broker
 from tests.stream.harness import PARTITIONS, Stream, counts, partition_of

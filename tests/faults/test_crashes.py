@@ -8,7 +8,7 @@ import pytest
 
 from banditroute.flow.deciding.decider import OutputRecord
 from banditroute.flow.records.snapshot import State, decode_state
-from banditroute.runtime.topics import create_topics
+from banditroute.runtime.state.topics import create_topics
 from tests import naive
 from tests.faults.memory import Mortal, World, kill, start
 from tests.stream.harness import PARTITIONS, as_naive

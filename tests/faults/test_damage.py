@@ -15,9 +15,9 @@ from msgspec.structs import replace
 from banditroute.errors import StateError
 from banditroute.flow.deciding.decider import OutputRecord
 from banditroute.flow.records.snapshot import decode_state, encode_state
-from banditroute.runtime.engine import Engine
-from banditroute.runtime.restore import restore
-from banditroute.runtime.topics import read_state
+from banditroute.runtime.state.restore import restore
+from banditroute.runtime.state.topics import read_state
+from banditroute.runtime.tasks.engine import Engine
 from tests import naive
 from tests.faults.memory import World
 from tests.stream.harness import PARTITIONS, counts

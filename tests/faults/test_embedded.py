@@ -18,10 +18,10 @@ from banditroute.errors import BrokerError
 from banditroute.flow.deciding.decider import OutputRecord
 from banditroute.flow.partition import genesis_state
 from banditroute.flow.records.snapshot import MAX_STATE_BYTES, Genesis, encode_state
-from banditroute.runtime import serve
-from banditroute.runtime.embedded import EmbeddedBroker
-from banditroute.runtime.engine import Engine
-from banditroute.runtime.topics import read_state
+from banditroute.runtime.broker.embedded import EmbeddedBroker
+from banditroute.runtime.process import serve
+from banditroute.runtime.state.topics import read_state
+from banditroute.runtime.tasks.engine import Engine
 from tests.brokers import Broker
 from tests.stream.harness import Stream, counts
 from tests.stream.test_outages import insist

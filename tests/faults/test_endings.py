@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from banditroute.runtime.serve import GRACE_SECONDS
+from banditroute.runtime.process.serve import GRACE_SECONDS
 from tests.faults.test_kafka import Load, on, shaken
 from tests.stream.harness import PARTITIONS, Stream
 from tests.stream.test_outages import end, start

@@ -12,8 +12,8 @@ from typing import Any
 import pytest
 from kafka_broker import KafkaBroker
 
-from banditroute.runtime.engine import Engine
-from banditroute.runtime.ports import TopicSpec
+from banditroute.runtime.broker.ports import TopicSpec
+from banditroute.runtime.tasks.engine import Engine
 from tests.brokers import Broker
 from tests.faults.memory import prove_witnesses
 from tests.stream.harness import PARTITIONS, Stream, counts

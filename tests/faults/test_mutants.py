@@ -18,7 +18,7 @@ from banditroute.flow.pending.pending import Pending
 from banditroute.flow.records.header import Header
 from banditroute.flow.records.snapshot import State
 from banditroute.flow.settling.learner import Learner
-from banditroute.runtime.partition_task import PartitionTask
+from banditroute.runtime.tasks.partition_task import PartitionTask
 from tests.faults import memory, test_crashes, test_damage, test_outages_of_a_topic
 
 pytestmark = [pytest.mark.asyncio, pytest.mark.slow, pytest.mark.usefixtures("hasty")]

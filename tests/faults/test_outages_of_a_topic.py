@@ -7,8 +7,8 @@ from collections.abc import Sequence
 
 import pytest
 
-from banditroute.runtime.engine import Engine
-from banditroute.runtime.memory import MemoryBroker
+from banditroute.runtime.tasks.engine import Engine
+from banditroute.testing.memory_broker import MemoryBroker
 from tests.faults.memory import World, kill, start
 from tests.stream.harness import PARTITIONS, partition_of
 

@@ -18,7 +18,7 @@ from banditroute.flow.deciding.decision_structs import DecisionStructs
 from banditroute.flow.deciding.decision_writer import DecisionWriter, encode_headers
 from banditroute.flow.records.header import HEADER_NAME, HeaderWriter
 from banditroute.flow.records.kafka_records import InputRecord
-from banditroute.runtime.record_batch import EncodedBatch, encode_batch
+from banditroute.runtime.broker.record_batch import EncodedBatch, encode_batch
 from banditroute_features import FeatureSpec
 
 SPEC = FeatureSpec.from_dict({})

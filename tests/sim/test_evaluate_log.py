@@ -17,9 +17,9 @@ from banditroute.errors import DataSetError, TopicError
 from banditroute.events import Feedback
 from banditroute.flow.deciding.decider import OutputRecord
 from banditroute.flow.records.header import parse_header
-from banditroute.runtime.kafka import KafkaClient
-from banditroute.runtime.memory import MemoryBroker
-from banditroute.runtime.ports import TopicSpec
+from banditroute.runtime.broker.kafka import KafkaClient
+from banditroute.runtime.broker.ports import TopicSpec
+from banditroute.testing.memory_broker import MemoryBroker
 from banditroute_sim.evaluate.export import export_log, fetch
 from banditroute_sim.evaluate.log import ExportedLog
 from banditroute_sim.evaluate.run import EvaluationOptions, evaluate

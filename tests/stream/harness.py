@@ -16,12 +16,12 @@ from banditroute.flow.copying.partitioner import PARTITIONERS, partitions_of
 from banditroute.flow.deciding.decider import InputRecord, OutputRecord
 from banditroute.flow.ledger import imbalance
 from banditroute.router import learner_settings, make_encoder
-from banditroute.runtime.engine import Engine
-from banditroute.runtime.kafka import KafkaClient
-from banditroute.runtime.partition_task import TaskState
-from banditroute.runtime.ports import Client
-from banditroute.runtime.topics import Spec, create_topics
-from banditroute.runtime.warm_up import warm_up
+from banditroute.runtime.broker.kafka import KafkaClient
+from banditroute.runtime.broker.ports import Client
+from banditroute.runtime.state.topics import Spec, create_topics
+from banditroute.runtime.tasks.engine import Engine
+from banditroute.runtime.tasks.partition_task import TaskState
+from banditroute.runtime.tasks.warm_up import warm_up
 from tests import naive
 from tests.brokers import Broker
 

@@ -15,8 +15,8 @@ import pytest
 from aiokafka.record.default_records import DefaultRecordBatchBuilder
 
 from banditroute.events import MAX_FEEDBACK_BYTES, MAX_REQUEST_BYTES
-from banditroute.runtime.logs import JsonFormatter
-from banditroute.runtime.ports import AppendFailed
+from banditroute.runtime.broker.ports import AppendFailed
+from banditroute.runtime.process.logs import JsonFormatter
 from tests.brokers import Broker
 from tests.stream.harness import PARTITIONS, Stream, counts
 

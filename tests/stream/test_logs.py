@@ -10,8 +10,8 @@ from typer.testing import CliRunner
 from banditroute.cli import app, main
 from banditroute.config import load
 from banditroute.flow.deciding.decider import OutputRecord
-from banditroute.runtime.kafka import KafkaClient
-from banditroute.runtime.ports import TopicSpec
+from banditroute.runtime.broker.kafka import KafkaClient
+from banditroute.runtime.broker.ports import TopicSpec
 from tests.sim import exported
 from tests.sim.exported import DOCUMENT, MODELS, cost_of
 

@@ -20,10 +20,10 @@ from kafka_broker import KafkaBroker
 
 from banditroute.errors import BrokerError
 from banditroute.flow.deciding.decider import InputRecord
-from banditroute.runtime import engine as engine_module
-from banditroute.runtime import partition_task
-from banditroute.runtime.memory import MemoryBroker, MemoryClient
-from banditroute.runtime.ports import AppendFailed, TopicPartition, TopicSpec
+from banditroute.runtime.broker.ports import AppendFailed, TopicPartition, TopicSpec
+from banditroute.runtime.tasks import engine as engine_module
+from banditroute.runtime.tasks import partition_task
+from banditroute.testing.memory_broker import MemoryBroker, MemoryClient
 from tests.brokers import Broker
 from tests.stream.harness import PARTITIONS, Stream, compile_kernels, counts
 

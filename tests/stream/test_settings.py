@@ -13,7 +13,7 @@ from aiokafka import AIOKafkaProducer
 
 from banditroute.flow.deciding.decider import InputRecord
 from banditroute.flow.deciding.decision_writer import MAX_PASSED_HEADERS
-from banditroute.runtime.ports import TopicSpec
+from banditroute.runtime.broker.ports import TopicSpec
 from tests.brokers import Broker
 from tests.stream.harness import PARTITIONS, Stream, counts
 

@@ -21,9 +21,9 @@ from banditroute.flow.records.snapshot import MAX_STATE_BYTES, decode_state
 from banditroute.flow.records.state_file import decode_states, encode_states
 from banditroute.flow.records.warm_start import decode_warm_start
 from banditroute.router import learner_settings, make_encoder
-from banditroute.runtime import stored
-from banditroute.runtime.rebuild import rebuild
-from banditroute.runtime.topics import Spec
+from banditroute.runtime.state import stored
+from banditroute.runtime.state.rebuild import rebuild
+from banditroute.runtime.state.topics import Spec
 from tests import naive
 from tests.brokers import Broker
 from tests.faults.memory import World
@@ -248,7 +248,7 @@ async def _other_spec() -> None:
         for key, row in result.rows.items():
             np.testing.assert_allclose(state.rows[key], row, rtol=1e-9, atol=1e-9)
     # an engine with the new features goes on from it, and gives the new contexts to its decisions
-    from banditroute.runtime.engine import Engine
+    from banditroute.runtime.tasks.engine import Engine
 
     engine = Engine(config, client=world.log.client())
     await engine.start()

@@ -7,8 +7,8 @@ import json
 import pytest
 
 from banditroute.errors import TopicError
-from banditroute.runtime.ports import TopicSpec
-from banditroute.runtime.topics import topic_specs
+from banditroute.runtime.broker.ports import TopicSpec
+from banditroute.runtime.state.topics import topic_specs
 from tests.brokers import Broker
 from tests.stream.harness import PARTITIONS, Stream, counts
 

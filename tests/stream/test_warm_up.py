@@ -12,7 +12,7 @@ from typing import Any
 import pytest
 
 from banditroute.config import from_dict
-from banditroute.runtime.warm_up import warm_up
+from banditroute.runtime.tasks.warm_up import warm_up
 
 ROOT = Path(__file__).parents[2]
 

@@ -24,7 +24,7 @@ def compiled() -> dict[str, int]:
 
 async def main() -> None:
     """Decide, take every kind of feedback, revise, withdraw, expire, restore; compare before and after."""
-    from banditroute.runtime.memory import MemoryBroker
+    from banditroute.testing.memory_broker import MemoryBroker
 
     broker = Broker(
         "memory", "", admin=True, groups=True, log_append_time=True, compaction=False, log=MemoryBroker()

@@ -5,8 +5,8 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from banditroute.runtime import drift
-from banditroute.runtime.drift import DriftWatch, Shift
+from banditroute.runtime.tasks import drift
+from banditroute.runtime.tasks.drift import DriftWatch, Shift
 
 NOON = 1_767_268_800_000
 

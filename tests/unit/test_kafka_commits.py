@@ -10,8 +10,8 @@ from aiokafka import TopicPartition as KafkaPartition
 from aiokafka.errors import CommitFailedError, RequestTimedOutError
 
 from banditroute.config import from_dict
-from banditroute.runtime.kafka import KafkaClient
-from banditroute.runtime.ports import TopicPartition
+from banditroute.runtime.broker.kafka import KafkaClient
+from banditroute.runtime.broker.ports import TopicPartition
 
 pytestmark = pytest.mark.asyncio
 CONFIG = {"models": [{"name": "m", "input_usd_per_mtok": 1.0, "output_usd_per_mtok": 1.0}]}

@@ -7,7 +7,7 @@ from types import SimpleNamespace
 from typing import Any
 
 from banditroute.flow.deciding.decider import InputRecord
-from banditroute.runtime.partition_task import PartitionTask, TaskState
+from banditroute.runtime.tasks.partition_task import PartitionTask, TaskState
 
 LINGER = 0.05
 

@@ -21,7 +21,7 @@ from banditroute_sim.traffic.run import run_traffic
 from banditroute_sim.traffic.tally import Tally, TrafficSummary
 
 if TYPE_CHECKING:
-    from banditroute.runtime.engine import Engine
+    from banditroute.runtime.tasks.engine import Engine
 
 _SECONDS: Final = 20.0
 _ROWS: Final = 50_000  # prompts drawn at most; longer runs go through them again
@@ -107,9 +107,9 @@ async def run_demo(options: DemoOptions, console: Console | None = None) -> dict
         If confluent-kafka, which holds the embedded broker, is not installed.
     """
     # The shell is imported when it is needed: `import banditroute_sim` stays cheap.
-    from banditroute.runtime.embedded import EmbeddedBroker  # noqa: PLC0415
-    from banditroute.runtime.engine import Engine  # noqa: PLC0415
-    from banditroute.runtime.kafka import KafkaClient  # noqa: PLC0415
+    from banditroute.runtime.broker.embedded import EmbeddedBroker  # noqa: PLC0415
+    from banditroute.runtime.broker.kafka import KafkaClient  # noqa: PLC0415
+    from banditroute.runtime.tasks.engine import Engine  # noqa: PLC0415
 
     world, traffic = DemoWorld(options.seed), options.traffic()
     with EmbeddedBroker() as broker:

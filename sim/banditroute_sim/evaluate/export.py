@@ -15,7 +15,7 @@ from banditroute.events import Rejected, decode_feedback, encode
 from banditroute.events.field_map import FieldMap
 from banditroute.flow.deciding.decider import InputRecord
 from banditroute.flow.records.header import HEADER_NAME
-from banditroute.runtime.ports import Client
+from banditroute.runtime.broker.ports import Client
 
 DECISIONS: Final = "decisions.parquet"
 FEEDBACK: Final = "feedback.parquet"
@@ -23,7 +23,7 @@ FEEDBACK: Final = "feedback.parquet"
 
 async def fetch(config: Config, folder: Path) -> dict[str, int]:
     """Export the log of the broker of a configuration; see `export_log`."""
-    from banditroute.runtime.kafka import KafkaClient  # noqa: PLC0415 - a log on disk needs no broker
+    from banditroute.runtime.broker.kafka import KafkaClient  # noqa: PLC0415 - a log on disk needs no broker
 
     client = KafkaClient(config)
     await client.start()
@@ -44,7 +44,7 @@ def topic_log(config: Config) -> Iterator[Path]:
     DataSetError
         If a topic holds nothing of use; and where what is read of the folder raises it, with topics for files.
     """
-    from banditroute.runtime import serve  # noqa: PLC0415 - as in `fetch`
+    from banditroute.runtime.process import serve  # noqa: PLC0415 - as in `fetch`
 
     topics = config.kafka.topics
     with tempfile.TemporaryDirectory() as scratch:

@@ -12,7 +12,7 @@ from aiokafka.errors import KafkaError, UnknownTopicOrPartitionError
 
 from banditroute.config import Config
 from banditroute.errors import BrokerUnavailable, TopicError
-from banditroute.runtime.kafka import client_options
+from banditroute.runtime.broker.kafka import client_options
 from banditroute_sim.traffic.outbox import BATCH_BYTES
 
 

@@ -11,9 +11,9 @@ from banditroute.errors import BrokerError, StateError
 from banditroute.flow.deciding.decider import InputRecord, OutputRecord
 from banditroute.flow.records.snapshot import State, decode_state, encode_state
 from banditroute.flow.records.warm_start import encode_warm_start
-from banditroute.runtime.ports import AppendFailed, Client
-from banditroute.runtime.restore import restore
-from banditroute.runtime.topics import Spec, check_topics
+from banditroute.runtime.broker.ports import AppendFailed, Client
+from banditroute.runtime.state.restore import restore
+from banditroute.runtime.state.topics import Spec, check_topics
 
 
 class Stored(NamedTuple):

@@ -6,11 +6,11 @@ import logging
 from typing import TYPE_CHECKING
 
 from banditroute.errors import TopicError
-from banditroute.runtime.ports import TopicPartition
-from banditroute.runtime.topics import Layout, check_topics, create_topics, read_state
+from banditroute.runtime.broker.ports import TopicPartition
+from banditroute.runtime.state.topics import Layout, check_topics, create_topics, read_state
 
 if TYPE_CHECKING:
-    from banditroute.runtime.engine import Engine
+    from banditroute.runtime.tasks.engine import Engine
 
 log = logging.getLogger("banditroute.engine")
 

@@ -18,11 +18,11 @@ from banditroute.flow.deciding.decider import OutputRecord
 from banditroute.flow.records.snapshot import MAX_STATE_BYTES
 from banditroute.flow.records.warm_start import WarmStart
 from banditroute.router import learner_settings, make_encoder, make_warm_start
-from banditroute.runtime import collector
-from banditroute.runtime.engine import Engine
-from banditroute.runtime.kafka import KafkaClient
-from banditroute.runtime.ports import AppendFailed, Client
-from banditroute.runtime.topics import Spec, check_topics, create_topics, read_state, state_bytes
+from banditroute.runtime.broker.kafka import KafkaClient
+from banditroute.runtime.broker.ports import AppendFailed, Client
+from banditroute.runtime.process import collector
+from banditroute.runtime.state.topics import Spec, check_topics, create_topics, read_state, state_bytes
+from banditroute.runtime.tasks.engine import Engine
 
 T = TypeVar("T")
 
@@ -102,7 +102,7 @@ async def with_client(config: Config, work: Callable[[Client, Config, Spec], Awa
 
 
 async def create(config: Config, now_ms: int) -> list[str]:
-    """Create topics and genesis records; see `banditroute.runtime.topics.create_topics`."""
+    """Create topics and genesis records; see `banditroute.runtime.state.topics.create_topics`."""
     client = KafkaClient(config)
     await client.start()
     try:

@@ -10,10 +10,10 @@ from banditroute.errors import StateError
 from banditroute.events import Edit, Rejected, decode_edit
 from banditroute.flow.deciding.decider import InputRecord
 from banditroute.flow.records.snapshot import decode_state
-from banditroute.runtime.partition_task import PartitionTask
+from banditroute.runtime.tasks.partition_task import PartitionTask
 
 if TYPE_CHECKING:
-    from banditroute.runtime.engine import Engine
+    from banditroute.runtime.tasks.engine import Engine
 
 log = logging.getLogger("banditroute.engine")
 

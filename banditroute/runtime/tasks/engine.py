@@ -22,17 +22,17 @@ from banditroute.flow.copying.copier import Copier
 from banditroute.flow.copying.partitioner import PartitionerWatch
 from banditroute.flow.deciding.decider import OutputRecord
 from banditroute.flow.settling.learner import Learner
-from banditroute.runtime.feedback_task import FeedbackTask
-from banditroute.runtime.following import Following
-from banditroute.runtime.judging import judge, watch_drift
-from banditroute.runtime.kafka import KafkaClient
-from banditroute.runtime.learning import Learning
-from banditroute.runtime.metrics import Metrics
-from banditroute.runtime.partition_task import PartitionTask, TaskState
-from banditroute.runtime.ports import AppendFailed, Client, TopicPartition
-from banditroute.runtime.preparing import prepare
-from banditroute.runtime.reporting import Stats, report
-from banditroute.runtime.warm_up import warm_up
+from banditroute.runtime.broker.kafka import KafkaClient
+from banditroute.runtime.broker.ports import AppendFailed, Client, TopicPartition
+from banditroute.runtime.process.metrics import Metrics
+from banditroute.runtime.tasks.feedback_task import FeedbackTask
+from banditroute.runtime.tasks.following import Following
+from banditroute.runtime.tasks.judging import judge, watch_drift
+from banditroute.runtime.tasks.learning import Learning
+from banditroute.runtime.tasks.partition_task import PartitionTask, TaskState
+from banditroute.runtime.tasks.preparing import prepare
+from banditroute.runtime.tasks.reporting import Stats, report
+from banditroute.runtime.tasks.warm_up import warm_up
 
 log = logging.getLogger("banditroute.engine")
 

@@ -20,13 +20,13 @@ from banditroute.flow.partition import Partition
 from banditroute.flow.records.snapshot import State, encode_state
 from banditroute.flow.settling.chunk import Chunk
 from banditroute.flow.settling.effects import Refused
-from banditroute.runtime import letters
-from banditroute.runtime.ports import AppendFailed, RecordTooLarge, TopicPartition
-from banditroute.runtime.restore import apply, of_requests_from, read_gap, restore
-from banditroute.runtime.topics import committed_or
+from banditroute.runtime.broker.ports import AppendFailed, RecordTooLarge, TopicPartition
+from banditroute.runtime.state.restore import apply, of_requests_from, read_gap, restore
+from banditroute.runtime.state.topics import committed_or
+from banditroute.runtime.tasks import letters
 
 if TYPE_CHECKING:
-    from banditroute.runtime.engine import Engine
+    from banditroute.runtime.tasks.engine import Engine
 
 log = logging.getLogger("banditroute.engine")
 

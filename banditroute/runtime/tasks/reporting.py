@@ -6,7 +6,7 @@ from collections import Counter
 from dataclasses import asdict, dataclass
 from typing import Any
 
-from banditroute.runtime.learning import Learning
+from banditroute.runtime.tasks.learning import Learning
 
 
 @dataclass(slots=True)

@@ -13,7 +13,7 @@ from banditroute.flow.deciding.decider import OutputRecord
 from banditroute.flow.partition import genesis_state
 from banditroute.flow.records.position import LearnerSettings
 from banditroute.flow.records.snapshot import MAX_STATE_BYTES, Genesis, State, decode_state, encode_state
-from banditroute.runtime.ports import AppendFailed, Client, TopicPartition, TopicSpec
+from banditroute.runtime.broker.ports import AppendFailed, Client, TopicPartition, TopicSpec
 
 DAY_MS: Final = 86_400_000
 

@@ -1,4 +1,4 @@
-"""Kafka through aiokafka; see `banditroute.runtime.ports.Client`."""
+"""Kafka through aiokafka; see `banditroute.runtime.broker.ports.Client`."""
 
 from __future__ import annotations
 
@@ -26,10 +26,17 @@ from banditroute.config import Config
 from banditroute.errors import BrokerError, BrokerUnavailable
 from banditroute.flow.deciding.decider import InputRecord, OutputRecord
 from banditroute.flow.deciding.encoded import BATCH_BYTES, EncodedRecords
-from banditroute.runtime import closed_transport
-from banditroute.runtime.options import client_options
-from banditroute.runtime.ports import Ack, AppendFailed, Assignment, RecordTooLarge, TopicPartition, TopicSpec
-from banditroute.runtime.record_batch import EncodedBatch
+from banditroute.runtime.broker import closed_transport
+from banditroute.runtime.broker.options import client_options
+from banditroute.runtime.broker.ports import (
+    Ack,
+    AppendFailed,
+    Assignment,
+    RecordTooLarge,
+    TopicPartition,
+    TopicSpec,
+)
+from banditroute.runtime.broker.record_batch import EncodedBatch
 
 __all__ = ["KafkaClient", "client_options"]
 

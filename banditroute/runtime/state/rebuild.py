@@ -20,10 +20,10 @@ from banditroute.flow.records.header import HEADER_NAME, replace_context, reques
 from banditroute.flow.records.respec import context_free, on_intercept
 from banditroute.flow.records.snapshot import Genesis, Start, State, settings_digest
 from banditroute.router import make_encoder
-from banditroute.runtime.ports import Client
-from banditroute.runtime.restore import restore
-from banditroute.runtime.stored import publish, stored
-from banditroute.runtime.topics import Spec, check_topics
+from banditroute.runtime.broker.ports import Client
+from banditroute.runtime.state.restore import restore
+from banditroute.runtime.state.stored import publish, stored
+from banditroute.runtime.state.topics import Spec, check_topics
 from banditroute_features import Encoder, RequestLike
 
 Contexts = Mapping[int, NDArray[np.float32]]  # by request offset

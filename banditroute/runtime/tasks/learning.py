@@ -26,8 +26,8 @@ from banditroute.router import (
     origin,
     settled_costs,
 )
-from banditroute.runtime.drift import DriftWatch, Shift
-from banditroute.runtime.topics import Spec
+from banditroute.runtime.state.topics import Spec
+from banditroute.runtime.tasks.drift import DriftWatch, Shift
 
 
 class Learning:

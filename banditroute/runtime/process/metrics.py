@@ -15,11 +15,11 @@ from typing import TYPE_CHECKING, Any, Final
 
 from banditroute.errors import BrokerError, ConfigError, MissingExtraError
 from banditroute.flow.ledger import imbalance
-from banditroute.runtime.partition_task import TaskState
-from banditroute.runtime.ports import TopicPartition
+from banditroute.runtime.broker.ports import TopicPartition
+from banditroute.runtime.tasks.partition_task import TaskState
 
 if TYPE_CHECKING:
-    from banditroute.runtime.engine import Engine
+    from banditroute.runtime.tasks.engine import Engine
 
 log = logging.getLogger("banditroute.engine")
 

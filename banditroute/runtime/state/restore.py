@@ -15,8 +15,8 @@ from banditroute.flow.records.header import HEADER_NAME, request_offset_of
 from banditroute.flow.records.snapshot import State
 from banditroute.flow.settling.chunk import Chunk
 from banditroute.flow.settling.effects import NeedDecisions, Refused
-from banditroute.runtime.ports import Client
-from banditroute.runtime.topics import Spec
+from banditroute.runtime.broker.ports import Client
+from banditroute.runtime.state.topics import Spec
 
 LOOKS: Final = 20  # at the end of a log that seems to have become shorter, before that is believed
 LOOK_SECONDS: Final = 0.25

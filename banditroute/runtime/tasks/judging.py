@@ -13,10 +13,10 @@ from typing import TYPE_CHECKING, Final
 
 from banditroute.events import encode
 from banditroute.flow.deciding.decider import OutputRecord
-from banditroute.runtime.drift import DriftWatch
+from banditroute.runtime.tasks.drift import DriftWatch
 
 if TYPE_CHECKING:
-    from banditroute.runtime.engine import Engine
+    from banditroute.runtime.tasks.engine import Engine
 
 JUDGE_SECONDS: Final = 0.5
 MOST_SHARE: Final = 20.0  # rest at least so many times as long as a look took

@@ -8,12 +8,12 @@ from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
 from banditroute.flow.deciding.decider import InputRecord
-from banditroute.runtime import letters
-from banditroute.runtime.ports import TopicPartition
-from banditroute.runtime.topics import committed_or
+from banditroute.runtime.broker.ports import TopicPartition
+from banditroute.runtime.state.topics import committed_or
+from banditroute.runtime.tasks import letters
 
 if TYPE_CHECKING:
-    from banditroute.runtime.engine import Engine
+    from banditroute.runtime.tasks.engine import Engine
 
 
 class FeedbackTask:

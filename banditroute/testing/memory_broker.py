@@ -7,7 +7,14 @@ import time
 from collections.abc import AsyncIterator, Callable, Collection, Mapping, Sequence
 
 from banditroute.flow.deciding.decider import InputRecord, OutputRecord
-from banditroute.runtime.ports import Ack, AppendFailed, Assignment, RecordTooLarge, TopicPartition, TopicSpec
+from banditroute.runtime.broker.ports import (
+    Ack,
+    AppendFailed,
+    Assignment,
+    RecordTooLarge,
+    TopicPartition,
+    TopicSpec,
+)
 
 READ_CHUNK = 1000
 
@@ -98,7 +105,7 @@ class MemoryBroker:
 
 
 class MemoryClient:
-    """One member's connection to a `MemoryBroker`; see `banditroute.runtime.ports.Client`."""
+    """One member's connection to a `MemoryBroker`; see `banditroute.runtime.broker.ports.Client`."""
 
     def __init__(self, broker: MemoryBroker) -> None:
         self._broker = broker

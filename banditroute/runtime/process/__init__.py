@@ -1,0 +1,1 @@
+"""A process around an engine: signals, logs, metrics, the garbage collector."""

@@ -1,0 +1,1 @@
+"""Topics and what they hold: created, restored, shown, rebuilt."""
