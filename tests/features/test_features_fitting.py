@@ -13,7 +13,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from typer.testing import CliRunner
 
-from banditroute.cli_features import features_app
+from banditroute.cli.features import features_app
 from banditroute.errors import ConfigError, DataSetError
 from banditroute_features import Encoder, FeatureSpec, Fitted, TokenRatio
 from banditroute_features.fitting import Principal, fit_projection, fit_scales, tags_alone

@@ -12,12 +12,12 @@ import orjson
 import typer
 
 from banditroute.catalog import MAX_USD_PER_MTOK
-from banditroute.cli_evaluate import evaluate, export_log
-from banditroute.cli_features import features_app
-from banditroute.cli_rehearse import rehearse
-from banditroute.cli_replay import replay
-from banditroute.cli_simulate import simulate
-from banditroute.cli_state import state_app
+from banditroute.cli.evaluate import evaluate, export_log
+from banditroute.cli.features import features_app
+from banditroute.cli.rehearse import rehearse
+from banditroute.cli.replay import replay
+from banditroute.cli.simulate import simulate
+from banditroute.cli.state import state_app
 from banditroute.config import Config, Logging, load
 from banditroute.errors import BanditrouteError, ConfigError, DataSetError
 from banditroute.events import PauseEdit, PriceEdit

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import orjson
 import typer
 
-from banditroute.cli_simulate import INTERRUPTED
+from banditroute.cli.simulate import INTERRUPTED
 from banditroute.config import Config, from_dict, load
 from banditroute.errors import ConfigError
 

@@ -11,8 +11,8 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from banditroute.cli_replay import Json, Report, Share, Warmup, WarmupVotes, Workers, print_json, warm_of
-from banditroute.cli_simulate import INTERRUPTED
+from banditroute.cli.replay import Json, Report, Share, Warmup, WarmupVotes, Workers, print_json, warm_of
+from banditroute.cli.simulate import INTERRUPTED
 from banditroute.config import Config, Logging, load
 from banditroute.errors import ConfigError, DataSetError
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-# ruff: noqa: PLC0415, TID251 - what a verb needs is loaded by it; the age of a state is told to a person
+# ruff: noqa: PLC0415 - what a verb needs is loaded by it; the age of a state is told to a person
 import sys
 import time
 from collections.abc import Awaitable, Callable
