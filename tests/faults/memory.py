@@ -17,7 +17,7 @@ from banditroute.runtime.tasks.engine import Engine
 from banditroute.testing.memory_broker import MemoryBroker, MemoryClient
 from tests import naive
 from tests.brokers import Broker
-from tests.stream.harness import PARTITIONS, Stream, counts, partition_of
+from tests.runtime.harness import PARTITIONS, Stream, counts, partition_of
 
 WITNESSES = 48  # votes of 2**-k that one float64 holds as a bit set, with room for their sum
 PATIENCE = 20.0

@@ -11,7 +11,7 @@ from banditroute.flow.records.snapshot import State, decode_state
 from banditroute.runtime.state.topics import create_topics
 from tests import naive
 from tests.faults.memory import Mortal, World, kill, start
-from tests.stream.harness import PARTITIONS, as_naive
+from tests.runtime.harness import PARTITIONS, as_naive
 
 pytestmark = [pytest.mark.asyncio, pytest.mark.usefixtures("hasty")]
 

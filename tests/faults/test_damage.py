@@ -20,7 +20,7 @@ from banditroute.runtime.state.topics import read_state
 from banditroute.runtime.tasks.engine import Engine
 from tests import naive
 from tests.faults.memory import World
-from tests.stream.harness import PARTITIONS, counts
+from tests.runtime.harness import PARTITIONS, counts
 
 pytestmark = [pytest.mark.asyncio, pytest.mark.usefixtures("hasty")]
 

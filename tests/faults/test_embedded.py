@@ -23,8 +23,8 @@ from banditroute.runtime.process import serve
 from banditroute.runtime.state.topics import read_state
 from banditroute.runtime.tasks.engine import Engine
 from tests.brokers import Broker
-from tests.stream.harness import Stream, counts
-from tests.stream.test_outages import insist
+from tests.runtime.harness import Stream, counts
+from tests.runtime.tasks.test_outages import insist
 
 confluent_kafka = pytest.importorskip("confluent_kafka")
 

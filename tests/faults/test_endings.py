@@ -10,8 +10,8 @@ import pytest
 
 from banditroute.runtime.process.serve import GRACE_SECONDS
 from tests.faults.test_kafka import Load, on, shaken
-from tests.stream.harness import PARTITIONS, Stream
-from tests.stream.test_outages import end, start
+from tests.runtime.harness import PARTITIONS, Stream
+from tests.runtime.tasks.test_outages import end, start
 
 pytestmark = [pytest.mark.asyncio, pytest.mark.slow, pytest.mark.timeout(240)]
 

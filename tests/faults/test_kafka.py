@@ -16,8 +16,8 @@ from banditroute.runtime.broker.ports import TopicSpec
 from banditroute.runtime.tasks.engine import Engine
 from tests.brokers import Broker
 from tests.faults.memory import prove_witnesses
-from tests.stream.harness import PARTITIONS, Stream, counts
-from tests.stream.test_outages import end, insist, start
+from tests.runtime.harness import PARTITIONS, Stream, counts
+from tests.runtime.tasks.test_outages import end, insist, start
 
 pytestmark = [pytest.mark.asyncio, pytest.mark.slow, pytest.mark.timeout(240)]
 

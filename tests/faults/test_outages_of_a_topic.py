@@ -10,7 +10,7 @@ import pytest
 from banditroute.runtime.tasks.engine import Engine
 from banditroute.testing.memory_broker import MemoryBroker
 from tests.faults.memory import World, kill, start
-from tests.stream.harness import PARTITIONS, partition_of
+from tests.runtime.harness import PARTITIONS, partition_of
 
 pytestmark = [pytest.mark.asyncio, pytest.mark.usefixtures("hasty")]
 

@@ -26,7 +26,7 @@ import pytest
 from tests import naive
 from tests.brokers import Broker
 from tests.conftest import ROOT
-from tests.stream.harness import PARTITIONS, Stream, compile_kernels, counts
+from tests.runtime.harness import PARTITIONS, Stream, compile_kernels, counts
 
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(240)]
 

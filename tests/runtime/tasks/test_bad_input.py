@@ -18,7 +18,7 @@ from banditroute.events import MAX_FEEDBACK_BYTES, MAX_REQUEST_BYTES
 from banditroute.runtime.broker.ports import AppendFailed
 from banditroute.runtime.process.logs import JsonFormatter
 from tests.brokers import Broker
-from tests.stream.harness import PARTITIONS, Stream, counts
+from tests.runtime.harness import PARTITIONS, Stream, counts
 
 pytestmark = pytest.mark.asyncio
 

@@ -27,8 +27,8 @@ from banditroute.runtime.state.topics import Spec
 from tests import naive
 from tests.brokers import Broker
 from tests.faults.memory import World
-from tests.stream.harness import PARTITIONS, Stream
-from tests.stream.test_outages import toml
+from tests.runtime.harness import PARTITIONS, Stream
+from tests.runtime.tasks.test_outages import toml
 
 NOW = 1_800_000_000_000
 

@@ -25,11 +25,11 @@ from banditroute.runtime.tasks import engine as engine_module
 from banditroute.runtime.tasks import partition_task
 from banditroute.testing.memory_broker import MemoryBroker, MemoryClient
 from tests.brokers import Broker
-from tests.stream.harness import PARTITIONS, Stream, compile_kernels, counts
+from tests.runtime.harness import PARTITIONS, Stream, compile_kernels, counts
 
 pytestmark = pytest.mark.asyncio
 
-ROOT = Path(__file__).resolve().parents[2]
+ROOT = Path(__file__).resolve().parents[3]
 STOP_SECONDS = 10.0  # from SIGTERM to the end of the process
 START_SECONDS = 60.0  # for a program to compile, connect and decide
 

@@ -18,7 +18,7 @@ from banditroute.flow.pending.open_decision import KnownBatch, KnownDecision, Op
 from banditroute.flow.pending.pending import NeedPredictions, Pending
 from banditroute.flow.pending.slots import KINDS, NONE, Slot
 from banditroute.flow.records.header import HeaderWriter, parse_header
-from tests.flow.naive_pending import NaivePending, Row
+from tests.flow.pending.naive_pending import NaivePending, Row
 
 D = 3
 SPEC = "0123456789abcdef"

@@ -14,7 +14,7 @@ import pytest
 from banditroute.config import from_dict
 from banditroute.runtime.tasks.warm_up import warm_up
 
-ROOT = Path(__file__).parents[2]
+ROOT = Path(__file__).parents[3]
 
 
 MODELS = [
@@ -48,7 +48,7 @@ def test_whatever_is_configured_an_event_can_be_sent_through_everything(tables: 
 def test_nothing_is_compiled_once_the_group_is_joined() -> None:
     paths = os.pathsep.join(str(ROOT / folder) for folder in ("", "features", "sim", "scripts"))
     result = subprocess.run(
-        [sys.executable, "-m", "tests.stream.warm_script"],
+        [sys.executable, "-m", "tests.runtime.tasks.warm_script"],
         cwd=ROOT,
         env={**os.environ, "PYTHONPATH": paths},
         capture_output=True,

@@ -15,7 +15,7 @@ from banditroute.flow.deciding.decider import InputRecord
 from banditroute.flow.deciding.decision_writer import MAX_PASSED_HEADERS
 from banditroute.runtime.broker.ports import TopicSpec
 from tests.brokers import Broker
-from tests.stream.harness import PARTITIONS, Stream, counts
+from tests.runtime.harness import PARTITIONS, Stream, counts
 
 pytestmark = pytest.mark.asyncio
 

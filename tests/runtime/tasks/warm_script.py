@@ -9,7 +9,7 @@ import json
 from numba.core.dispatcher import Dispatcher
 
 from tests.brokers import Broker
-from tests.stream.harness import Stream
+from tests.runtime.harness import Stream
 
 
 def compiled() -> dict[str, int]:

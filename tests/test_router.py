@@ -491,7 +491,7 @@ def test_importing_it_brings_no_broker_client_and_no_event_loop() -> None:
 def _environment() -> dict[str, str]:
     import os
 
-    root = Path(__file__).resolve().parents[2]
+    root = Path(__file__).resolve().parents[1]
     return {
         **os.environ,
         "PYTHONPATH": os.pathsep.join(str(root / folder) for folder in (".", "features", "sim")),

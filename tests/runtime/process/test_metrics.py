@@ -9,7 +9,7 @@ import pytest
 
 from banditroute.errors import ConfigError
 from tests.faults.memory import World
-from tests.stream.harness import PARTITIONS
+from tests.runtime.harness import PARTITIONS
 
 prometheus = pytest.importorskip("prometheus_client.parser")
 

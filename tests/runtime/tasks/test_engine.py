@@ -10,7 +10,7 @@ from banditroute.errors import TopicError
 from banditroute.runtime.broker.ports import TopicSpec
 from banditroute.runtime.state.topics import topic_specs
 from tests.brokers import Broker
-from tests.stream.harness import PARTITIONS, Stream, counts
+from tests.runtime.harness import PARTITIONS, Stream, counts
 
 pytestmark = pytest.mark.asyncio
 
