@@ -202,7 +202,7 @@ def test_the_store_behaves_as_dictionaries_do(
     monkeypatch.setattr("banditroute.flow.pending.blocks.BLOCK", 8)
     for module in ("pending", "rows"):
         monkeypatch.setattr(f"banditroute.flow.pending.{module}.BLOCK", 8)
-        monkeypatch.setattr(f"banditroute.flow.{module}.BITS", 3)
+        monkeypatch.setattr(f"banditroute.flow.pending.{module}.BITS", 3)
     for seed in range(10 * block, 10 * block + 10):
         both = Both(seed, keep)
         for step in range(250):

@@ -122,7 +122,7 @@ def test_many_records_at_once_do_what_they_do_one_by_one(
         monkeypatch.setattr("banditroute.flow.pending.blocks.BLOCK", 8)
         for module in ("pending", "rows"):
             monkeypatch.setattr(f"banditroute.flow.pending.{module}.BLOCK", 8)
-            monkeypatch.setattr(f"banditroute.flow.{module}.BITS", 3)
+            monkeypatch.setattr(f"banditroute.flow.pending.{module}.BITS", 3)
     for seed in range(3000 + 25 * block, 3000 + 25 * block + 25):
         history = History(seed, half_life, plain=seed % 2 == 0)
         records = history.journal.records
