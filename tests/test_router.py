@@ -348,12 +348,12 @@ def test_a_shadow_router_learns_from_the_incumbent_alone() -> None:
 @pytest.mark.parametrize(
     ("event", "sentence"),
     [
-        ({"prompt": "x"}, "request 0 is not valid: Object missing required field `request_id`"),
-        ({"request_id": "r"}, "request 0 is not valid: Object misses one of"),
-        ({"request_id": 5, "prompt": "x"}, "Expected `str`, got `int` - at `$.request_id`"),
+        ({"prompt": "x"}, "request 0 is not valid: Expected an object with `request_id`"),
+        ({"request_id": "r"}, "request 0 is not valid: Expected one of"),
+        ({"request_id": 5, "prompt": "x"}, "at `$.request_id`"),
         ({"request_id": "r", "context": [math.nan]}, "finite numbers"),
         ({"request_id": "r", "prompt": "x", "tags": ["t"] * 65}, "`$.tags`"),
-        ("r", "Expected `object`, got `str`"),
+        ("r", "Expected an object"),
         (Request(request_id=5, prompt="x"), "`$.request_id`"),  # type: ignore[arg-type]
         (Request(request_id="r", prompt="x", cost_weight=-1.0), "`$.cost_weight`"),
     ],

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any, Literal, get_args, get_origin
 
 import msgspec
+import msgspec.inspect
 from msgspec import Struct
 
 from banditroute.catalog import Model
@@ -16,6 +17,7 @@ from banditroute.config.checks import cross_check, unknown_key
 from banditroute.config.tables import Config
 from banditroute.config.values import Duration, Secret
 from banditroute.errors import ConfigError
+from banditroute.events.second_reading import mismatch
 
 
 def load(path: str | os.PathLike[str]) -> Config:
@@ -52,8 +54,8 @@ def from_dict(document: Mapping[str, Any], where: str = "the configuration") -> 
         )
     try:
         config = msgspec.convert(document, Config, dec_hook=_parse_custom)
-    except msgspec.ValidationError as error:
-        raise ConfigError(f"{where}: {_readable(str(error))}") from error
+    except (msgspec.ValidationError, TypeError, ValueError) as error:
+        raise ConfigError(f"{where}: {_reason(document)}") from error
     cross_check(config, where)
     return config
 
@@ -64,10 +66,12 @@ def _parse_custom(kind: type, value: Any) -> Any:
     raise NotImplementedError(kind)
 
 
-def _readable(message: str) -> str:
-    """Turn msgspec's ``... - at `$.kafka.group` `` into ``kafka.group: ...``."""
-    text, found, path = message.rpartition(" - at `$")
-    return f"{path.rstrip('`').removeprefix('.')}: {text}" if found else message
+def _reason(document: Mapping[str, Any]) -> str:
+    wrong = mismatch(document, msgspec.inspect.type_info(Config), "$")
+    if wrong is None:
+        return "it does not have the form that `banditroute init` shows"
+    path = wrong.path.removeprefix("$").removeprefix(".")
+    return f"{path}: Expected {wrong.expected}" if path else f"Expected {wrong.expected}"
 
 
 def _check_names(document: Mapping[str, Any], table: type[Struct], path: str, where: str) -> None:

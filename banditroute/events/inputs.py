@@ -29,14 +29,15 @@ from banditroute.events.bounds import (
     Tokens,
 )
 from banditroute.events.field_map import FieldMap
+from banditroute.events.second_reading import TOO_DEEP, Unreadable, explanation, parsed, read_again
 
 T = TypeVar("T")
 
 FeedbackKind = Literal["thumb", "score", "judge", "outcome", "usage", "withdraw"]
 QUALITY_KINDS: Final = frozenset({"thumb", "score", "judge", "outcome"})
+_LIMITS: Final = ("cost_weight", "max_cost_usd", "max_latency_ms", "deadline")
 _NO_LIMITS: Final = (None, None, None, None)
 _BACKSLASH: Final = ord("\\")
-_MAX_REASON: Final = 300  # characters; a reason may quote a value
 
 
 class Rejected(Struct, frozen=True):
@@ -55,7 +56,7 @@ class ContentPart(Struct, frozen=True, gc=False):
 class Message(Struct, frozen=True, gc=False):
     """One chat message; multi-part content is joined into text."""
 
-    role: Annotated[str, Meta(max_length=64)]
+    role: Annotated[str, Meta(max_length=64)] = ""
     content: str | tuple[ContentPart, ...] | None = None
 
     def __post_init__(self) -> None:
@@ -155,35 +156,43 @@ def decode_request(value: bytes | None, field_map: FieldMap | None = None) -> Re
     Request or Rejected
         Never raises on bad bytes.
     """
-    request: Request | Rejected
     if field_map is None and value is not None and len(value) <= MAX_REQUEST_BYTES:  # the way of nearly all
         try:
             request = _request_decoder.decode(value)
-        except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
-            return rejected(error)
-        return _check_request(request, ascii_only=_is_ascii(value)) or request
-    request = _decode(value, _request_decoder, Request, MAX_REQUEST_BYTES, field_map)
-    return request if isinstance(request, Rejected) else _check_request(request) or request
+        except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):
+            pass
+        else:
+            return _check_request(request, ascii_only=_is_ascii(value)) or request
+    again = _read(value, Request, MAX_REQUEST_BYTES, field_map)
+    return again if isinstance(again, Rejected) else _check_request(again) or again
 
 
 def decode_feedback(value: bytes | None, field_map: FieldMap | None = None) -> Feedback | Rejected:
     """Decode and validate one feedback event; never raises on bad bytes."""
-    feedback = _decode(value, _feedback_decoder, Feedback, MAX_FEEDBACK_BYTES, field_map)
-    if isinstance(feedback, Rejected):
-        return feedback
-    ascii_only = field_map is None and value is not None and _is_ascii(value)
-    return _check_feedback(feedback, ascii_only=ascii_only) or feedback
+    if field_map is None and value is not None and len(value) <= MAX_FEEDBACK_BYTES:
+        try:
+            feedback = _feedback_decoder.decode(value)
+        except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):
+            pass
+        else:
+            return _check_feedback(feedback, ascii_only=_is_ascii(value)) or feedback
+    again = _read(value, Feedback, MAX_FEEDBACK_BYTES, field_map)
+    return again if isinstance(again, Rejected) else _check_feedback(again) or again
 
 
 def request_of(event: Request | Mapping[str, Any]) -> Request | Rejected:
     """Validate a request given as an object or a mapping (the library face)."""
     request = _convert(event, Request)
+    if isinstance(request, Request) and _check_request(request) is not None:
+        request = _again(msgspec.to_builtins(request), Request)  # names that are no Unicode are put right
     return request if isinstance(request, Rejected) else _check_request(request) or request
 
 
 def feedback_of(event: Feedback | Mapping[str, Any]) -> Feedback | Rejected:
     """Validate feedback given as an object or a mapping (the library face)."""
     feedback = _convert(event, Feedback)
+    if isinstance(feedback, Feedback) and _check_feedback(feedback) is not None:
+        feedback = _again(msgspec.to_builtins(feedback), Feedback)
     return feedback if isinstance(feedback, Rejected) else _check_feedback(feedback) or feedback
 
 
@@ -205,44 +214,48 @@ def feedback_each(events: Sequence[Feedback | Mapping[str, Any]]) -> list[Feedba
     return feedback
 
 
-def rejected(error: Exception) -> Rejected:
-    """Turn what a decoder raised into one short sentence; of the payload it holds a wrong tag at most."""
-    if isinstance(error, UnicodeDecodeError):
-        return Rejected("invalid UTF-8")
-    if isinstance(error, RecursionError):
-        return Rejected("the value is nested too deeply")
-    sentence = str(error)
-    return Rejected(sentence if len(sentence) <= _MAX_REASON else f"{sentence[:_MAX_REASON]}…")
+def rejected(payload: Any, kind: Any) -> Rejected:
+    """Say in words of ours why a payload is not of a type; the payload itself is not quoted."""
+    return Rejected(explanation(payload, kind))
 
 
-def _decode(
-    value: bytes | None,
-    decoder: msgspec.json.Decoder[T],
-    kind: type[T],
-    limit: int,
-    field_map: FieldMap | None,
-) -> T | Rejected:
+def _read(value: bytes | None, kind: type[T], limit: int, field_map: FieldMap | None) -> T | Rejected:
+    """Read what is too large, comes through a field map, or was refused by the compiled decoder."""
     if value is None:
         return Rejected("the value is null; expected a JSON object")
     if len(value) > limit:
         return Rejected(f"the record has {len(value)} bytes; at most {limit} are taken")
+    payload: Any
+    strict = True
     try:
-        if field_map is None:
-            return decoder.decode(value)
         payload = msgspec.json.decode(value)
-    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
-        return rejected(error)
+    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):
+        strict = False
+        try:
+            payload = parsed(value)
+        except Unreadable as error:
+            return Rejected(error.args[0])
     if not isinstance(payload, dict):
         return Rejected("the value is not a JSON object")
-    return _convert(field_map.pick(payload), kind)
+    picked = payload if field_map is None else field_map.pick(payload)
+    return _convert(picked, kind) if strict else _again(picked, kind)
 
 
 def _convert(event: Any, kind: type[T]) -> T | Rejected:
+    payload = event
     try:
         # An object is taken apart first: its fields were never checked.
-        return msgspec.convert(msgspec.to_builtins(event) if isinstance(event, kind) else event, kind)
-    except (msgspec.ValidationError, TypeError, RecursionError) as error:
-        return rejected(error)
+        payload = msgspec.to_builtins(event) if isinstance(event, kind) else event
+        return msgspec.convert(payload, kind)
+    except RecursionError:
+        return Rejected(TOO_DEEP)
+    except (msgspec.ValidationError, TypeError, ValueError):
+        return _again(payload, kind)
+
+
+def _again(payload: Any, kind: type[T]) -> T | Rejected:
+    again = read_again(payload, kind)
+    return Rejected(again) if isinstance(again, str) else again
 
 
 def _convert_each(events: Sequence[Any], kind: type[T], many: type[list[T]]) -> list[T] | None:
@@ -250,7 +263,7 @@ def _convert_each(events: Sequence[Any], kind: type[T], many: type[list[T]]) -> 
         events = [msgspec.to_builtins(event) if isinstance(event, kind) else event for event in events]
     try:
         return msgspec.convert(events, many)
-    except (msgspec.ValidationError, TypeError, RecursionError):
+    except (msgspec.ValidationError, TypeError, ValueError, RecursionError):
         return None
 
 
@@ -284,6 +297,13 @@ def _not_finite(values: Sequence[float] | None, path: str) -> Rejected | None:
     # a sum is finite only if all numbers are, and the quicker test
     if values is not None and not math.isfinite(sum(values)) and not all(map(math.isfinite, values)):
         return Rejected(f"Expected finite numbers - at `$.{path}`")
+    return None
+
+
+def _first_not_finite(numbers: Iterable[tuple[str, float | None]]) -> Rejected | None:
+    for path, number in numbers:
+        if number is not None and not math.isfinite(number):
+            return _not_finite([number], path)
     return None
 
 
@@ -325,7 +345,7 @@ def _check_request(request: Request, *, ascii_only: bool = False) -> Rejected | 
         and request.context is None
         and request.embedding is None
     ):
-        return Rejected("Object misses one of `prompt`, `messages`, `context` or `embedding`")
+        return Rejected("Expected one of `prompt`, `messages`, `context` or `embedding`, and there is none")
     if not ascii_only:
         names = (request.request_id, request.tenant, request.session_id, request.language, *request.tags)
         if not _fit(names):
@@ -339,10 +359,7 @@ def _check_request(request: Request, *, ascii_only: bool = False) -> Rejected | 
     return (
         _not_finite(request.context, "context[...]")
         or _not_finite(request.embedding, "embedding[...]")
-        or _not_finite(
-            [number for number in limits if number is not None],
-            "cost_weight|max_cost_usd|max_latency_ms|deadline",
-        )
+        or _first_not_finite(zip(_LIMITS, limits, strict=True))
     )
 
 
@@ -355,7 +372,7 @@ def _check_feedback(feedback: Feedback, *, ascii_only: bool = False) -> Rejected
         feedback.kind != "withdraw" or feedback.voter is None or feedback.decision_id is not None
     ):
         return Rejected(
-            "Object missing required field `request_id`: only a withdraw that names its `voter` does without"
+            "Expected an object with `request_id`: only a withdraw that names its `voter` does without"
         )
     numbers = (feedback.cost_usd, feedback.latency_ms, feedback.output_tokens, feedback.input_tokens)
     if feedback.kind == "usage" and all(number is None for number in numbers):
@@ -365,9 +382,11 @@ def _check_feedback(feedback: Feedback, *, ascii_only: bool = False) -> Rejected
         return Rejected(f"{feedback.kind} needs a `value` between 0 and 1 - at `$.value`")
     if feedback.kind == "thumb" and quality not in (0.0, 1.0):
         return Rejected("a thumb's value is true, false, 1 or 0 - at `$.value`")
-    finite = [number for number in (*numbers, quality) if number is not None]
+    named = zip(
+        ("cost_usd", "latency_ms", "output_tokens", "input_tokens", "value"), (*numbers, quality), strict=True
+    )
     if ascii_only:
-        return _not_finite(finite, "value|cost_usd|latency_ms")
+        return _first_not_finite(named)
     names = (
         feedback.request_id,
         feedback.feedback_id,
@@ -377,7 +396,7 @@ def _check_feedback(feedback: Feedback, *, ascii_only: bool = False) -> Rejected
         feedback.tenant,
     )
     if _fit(names):
-        return _not_finite(finite, "value|cost_usd|latency_ms")
+        return _first_not_finite(named)
     return _too_long(
         [
             ("request_id", feedback.request_id),
@@ -387,4 +406,4 @@ def _check_feedback(feedback: Feedback, *, ascii_only: bool = False) -> Rejected
             ("voter", feedback.voter),
             ("tenant", feedback.tenant),
         ]
-    ) or _not_finite(finite, "value|cost_usd|latency_ms")
+    ) or _first_not_finite(named)

@@ -13,6 +13,7 @@ from msgspec import Meta, Struct
 
 from banditroute.events.bounds import Name, NonNegative
 from banditroute.events.inputs import Feedback, Rejected, rejected
+from banditroute.events.second_reading import Unreadable, parsed
 
 T = TypeVar("T")
 
@@ -174,16 +175,21 @@ def decode_edit(value: bytes | None) -> Edit | Rejected:
         return Rejected("the value is null")
     try:
         return _edit_decoder.decode(value)
-    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
-        return rejected(error)
+    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):
+        pass
+    try:
+        payload = parsed(value)
+    except Unreadable as error:
+        return Rejected(error.args[0])
+    return rejected(payload, Edit)
 
 
 def edit_of(edit: Edit) -> Edit | Rejected:
     """Validate a control edit given as an object (the library face)."""
     try:
         checked: Edit = msgspec.convert(msgspec.to_builtins(edit), Edit)
-    except (msgspec.ValidationError, TypeError) as error:
-        return rejected(error)
+    except (msgspec.ValidationError, TypeError, ValueError):
+        return rejected(msgspec.to_builtins(edit), Edit)
     numbers: tuple[float, ...] = ()
     if isinstance(checked, PriceEdit):
         numbers = (checked.input_usd_per_mtok, checked.output_usd_per_mtok)
@@ -196,4 +202,4 @@ def _decode(decoder: msgspec.json.Decoder[T], value: bytes) -> T:
     try:
         return decoder.decode(value)
     except (UnicodeDecodeError, RecursionError) as error:
-        raise msgspec.DecodeError(rejected(error).reason) from error
+        raise msgspec.DecodeError("the value is nested too deeply or not UTF-8") from error

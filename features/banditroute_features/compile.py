@@ -70,11 +70,10 @@ def njit_cached(**options: Any) -> Callable[[Callable[P, R]], Callable[P, R]]:
                 compiled = numba.njit(cache=True, **options)(function)
                 _stamp(compiled, function)
                 return cast("Callable[P, R]", _sparing(compiled))
-            except RuntimeError as error:
-                # numba looks for a writable folder when it decorates and has no narrower exception for
-                # finding none. Asking it is the only answer that cannot disagree with it.
-                if "no locator available" not in str(error):
-                    raise
+            except RuntimeError:
+                # numba looks for a writable folder when it decorates. Asking it is the only answer that cannot
+                # disagree with it; an error of another cause is met again without a cache.
+                pass
         return cast("Callable[P, R]", numba.njit(**options)(function))
 
     return decorate

@@ -105,7 +105,7 @@ def test_a_configuration_that_cannot_be_used_is_one_sentence(
     refused(with_config(file("")), "the catalog is empty")
     refused(with_config(file(MODEL + "[engin]\n")), "unknown key 'engin'", "did you mean 'engine'?")
     refused(with_config(file(MODEL + "[kafka]\ngrp = 1\n")), "unknown key 'kafka.grp'", "kafka.group")
-    refused(with_config(file(MODEL + "[engine]\nmax_batch = 0\n")), "engine.max_batch", ">= 1")
+    refused(with_config(file(MODEL + "[engine]\nmax_batch = 0\n")), "engine.max_batch", "at least 1")
 
 
 @pytest.mark.parametrize(

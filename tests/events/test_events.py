@@ -162,26 +162,25 @@ def test_the_quality_of_feedback_is_its_value_or_else_its_outcome(
 
 POISON_REQUESTS: list[tuple[str, bytes | None, str]] = [
     ("null value", None, "null"),
-    ("empty value", b"", "truncated"),
-    ("JSON null", b"null", "Expected `object`, got `null`"),
-    ("array", b"[]", "Expected `object`, got `array`"),
-    ("cut short", b'{"request_id":"r","prompt":"' + SECRET.encode(), "truncated"),
-    ("two values", b'{"request_id":"r","prompt":"x"}{}', "malformed"),
-    ("byte order mark", b'\xef\xbb\xbf{"request_id":"r","prompt":"x"}', "malformed"),
-    ("UTF-16", '{"request_id":"r","prompt":"x"}'.encode("utf-16"), "malformed"),
+    ("empty value", b"", "empty"),
+    ("JSON null", b"null", "not a JSON object"),
+    ("array", b"[]", "not a JSON object"),
+    ("cut short", b'{"request_id":"r","prompt":"' + SECRET.encode(), "not JSON, at character"),
+    ("two values", b'{"request_id":"r","prompt":"x"}{}', "not JSON, at character"),
+    ("byte order mark", b'\xef\xbb\xbf{"request_id":"r","prompt":"x"}', "not JSON, at character 0"),
+    ("UTF-16", '{"request_id":"r","prompt":"x"}'.encode("utf-16"), "invalid UTF-8 at byte 0"),
     ("invalid UTF-8", b'{"request_id":"r","prompt":"\xff"}', "invalid UTF-8"),
     ("encoded surrogate", b'{"request_id":"r","prompt":"\xed\xa0\x80"}', "invalid UTF-8"),
-    ("no id", b'{"prompt":"x"}', "missing required field `request_id`"),
+    ("no id", b'{"prompt":"x"}', "with `request_id`"),
     ("no content", b'{"request_id":"r"}', "`prompt`, `messages`, `context` or `embedding`"),
-    ("NaN", with_field(REQUEST, "cost_weight", "NaN"), "malformed"),
-    ("Infinity", with_field(REQUEST, "cost_weight", "Infinity"), "malformed"),
-    ("-Infinity", with_field(REQUEST, "context", "[-Infinity]"), "malformed"),
+    ("NaN in a list", with_field(REQUEST, "context", "[NaN]"), "`$.context[...]`"),
+    ("Infinity", with_field(REQUEST, "cost_weight", "Infinity"), "`$.cost_weight`"),
+    ("-Infinity", with_field(REQUEST, "context", "[-Infinity]"), "`$.context[...]`"),
     ("1e999", with_field(REQUEST, "cost_weight", "1e999"), "`$.cost_weight`"),
-    ("-1e999 inside", with_field(REQUEST, "context", "[0,-1e999]"), "`$.context[1]`"),
+    ("-1e999 inside", with_field(REQUEST, "context", "[0,-1e999]"), "`$.context[...]`"),
     ("1e999 deadline", with_field(REQUEST, "deadline", "1e999"), "`$.deadline`"),
     ("version 2", with_field(REQUEST, "v", "2"), "`$.v`"),
     ("version 0", with_field(REQUEST, "v", "0"), "`$.v`"),
-    ("version null", with_field(REQUEST, "v", "null"), "`$.v`"),
     ("version text", with_field(REQUEST, "v", '"1"'), "`$.v`"),
     ("id of a number", with_field(REQUEST, "request_id", "7"), "`$.request_id`"),
     ("empty id", with_field(REQUEST, "request_id", '""'), "`$.request_id`"),
@@ -196,7 +195,6 @@ POISON_REQUESTS: list[tuple[str, bytes | None, str]] = [
     ("prompt of a number", with_field(REQUEST, "prompt", "5"), "`$.prompt`"),
     ("prompt of objects", with_field(REQUEST, "prompt", '{"text":"x"}'), "`$.prompt`"),
     ("message of text", with_field(REQUEST, "messages", '["hi"]'), "`$.messages[0]`"),
-    ("message without role", with_field(REQUEST, "messages", '[{"content":"x"}]'), "`$.messages[0]`"),
     ("message of a number", with_field(REQUEST, "messages", '[{"role":"u","content":1}]'), "`$.messages[0].content`"),
     ("1025 messages", with_field(REQUEST, "messages", json.dumps([{"role": "u"}] * 1025)), "`$.messages`"),
     ("text in context", with_field(REQUEST, "context", '[1,"2"]'), "`$.context[1]`"),
@@ -207,9 +205,6 @@ POISON_REQUESTS: list[tuple[str, bytes | None, str]] = [
     ("too many tokens", with_field(REQUEST, "input_tokens", "9" * 40), "`$.input_tokens`"),
     ("negative weight", with_field(REQUEST, "cost_weight", "-1"), "`$.cost_weight`"),
     ("no latency at all", with_field(REQUEST, "max_latency_ms", "0"), "`$.max_latency_ms`"),
-    ("lone surrogate in the id", with_field(REQUEST, "request_id", r'"a\ud800b"'), ""),
-    ("lone surrogate in the prompt", with_field(REQUEST, "prompt", r'"\udc00 and on"'), ""),
-    ("lone surrogate in a tag", with_field(REQUEST, "tags", r'["\ud83d"]'), ""),
     ("deep nesting", with_field(REQUEST, "colour", "[" * 100_000 + "]" * 100_000), "nested too deeply"),
     ("deep objects", with_field(REQUEST, "colour", '{"a":' * 50_000 + "1" + "}" * 50_000), "nested too deeply"),
     ("deep nesting that never ends", b"[" * 1_000_000, ""),
@@ -218,10 +213,10 @@ POISON_REQUESTS: list[tuple[str, bytes | None, str]] = [
 
 POISON_FEEDBACK: list[tuple[str, bytes | None, str]] = [
     ("null value", None, "null"),
-    ("array", b"[1]", "Expected `object`, got `array`"),
-    ("cut short", b'{"request_id":"r"', "truncated"),
-    ("no id", b'{"kind":"withdraw"}', "missing required field `request_id`"),
-    ("no kind", b'{"request_id":"r"}', "missing required field `kind`"),
+    ("array", b"[1]", "not a JSON object"),
+    ("cut short", b'{"request_id":"r"', "not JSON, at character"),
+    ("no id", b'{"kind":"withdraw"}', "with `request_id`"),
+    ("no kind", b'{"request_id":"r"}', "with `kind`"),
     ("unknown kind", with_field(FEEDBACK, "kind", '"applause"'), "`$.kind`"),
     ("version 2", with_field(FEEDBACK, "v", "2"), "`$.v`"),
     ("no value", b'{"request_id":"r","kind":"score"}', "`$.value`"),
@@ -230,7 +225,7 @@ POISON_FEEDBACK: list[tuple[str, bytes | None, str]] = [
     ("value above one", with_field(FEEDBACK, "value", "1.01"), "`$.value`"),
     ("value below zero", with_field(FEEDBACK, "value", "-0.01"), "`$.value`"),
     ("value of text", with_field(FEEDBACK, "value", '"good"'), "`$.value`"),
-    ("value NaN", with_field(FEEDBACK, "value", "NaN"), "malformed"),
+    ("value NaN", json.dumps({**FEEDBACK, "value": math.nan, "ok": None}).encode(), "`$.value`"),
     ("value 1e999", with_field(FEEDBACK, "value", "1e999"), "`$.value`"),
     ("usage of nothing", b'{"request_id":"r","kind":"usage","value":1}', "usage carries none of"),
     ("cost 1e999", with_field(FEEDBACK, "cost_usd", "1e999"), "`$.cost_usd`"),
@@ -243,7 +238,6 @@ POISON_FEEDBACK: list[tuple[str, bytes | None, str]] = [
     ("decision id of other digits", with_field(FEEDBACK, "decision_id", '"١-٢"'), "`$.decision_id`"),
     ("decision id with a line end", with_field(FEEDBACK, "decision_id", r'"1-2\n"'), "`$.decision_id`"),
     ("long error", with_field(FEEDBACK, "error", f'"{"e" * 1025}"'), "`$.error`"),
-    ("lone surrogate", with_field(FEEDBACK, "voter", r'"\ud800x"'), ""),
     ("deep nesting", with_field(FEEDBACK, "colour", "[" * 20_000 + "]" * 20_000), "nested too deeply"),
     ("oversized", b'{"request_id":"r","kind":"withdraw","x":"' + b"x" * (1 << 16) + b'"}', "at most 65536"),
     *(
@@ -266,6 +260,123 @@ def test_poison_feedback_is_a_value_that_names_the_place(value: bytes | None, re
     rejected = events.decode_feedback(value)
     assert isinstance(rejected, Rejected)
     assert reason in rejected.reason
+
+
+def read(fields: dict[str, Any] | str) -> Any:
+    value = fields if isinstance(fields, str) else json.dumps(fields)
+    return events.decode_request(value.encode())
+
+
+@pytest.mark.parametrize(
+    ("field", "text", "kept"),
+    [
+        ("prompt", r'"cut \ud83d"', "cut \ufffd"),
+        ("prompt", r'"\udc00 and on"', "\ufffd and on"),
+        ("tags", r'["\ud83d", "b"]', ("\ufffd", "b")),
+        ("request_id", r'"a\ud800b"', "a\ufffdb"),
+        ("colour", r'"\ud83d"', None),
+        ("\\ud83d", r'"x"', None),
+        ("prompt", r'"whole \ud83d\ude00"', "whole \U0001f600"),
+    ],
+)
+def test_text_that_was_cut_inside_a_character_is_read_with_a_replacement(
+    field: str, text: str, kept: Any
+) -> None:
+    request = read(with_field(REQUEST, field, text).decode())
+    assert isinstance(request, Request)
+    assert kept is None or getattr(request, field) == kept
+
+
+@pytest.mark.parametrize(
+    "field", [name for name in Request.__struct_fields__ if name not in ("request_id", "prompt")]
+)
+def test_an_optional_field_of_a_request_that_is_null_is_as_if_absent(field: str) -> None:
+    absent = {name: value for name, value in REQUEST.items() if name != field}
+    assert read({**REQUEST, field: None}) == read(absent)
+    assert events.request_of({**REQUEST, field: None}) == events.request_of(absent)
+
+
+@pytest.mark.parametrize(
+    "message",
+    [
+        {"role": None, "content": "hi"},
+        {"content": "hi"},
+        {"role": "user", "content": [{"type": None, "text": "hi"}]},
+        {"role": "user", "content": [{"type": "text", "text": "hi"}, {"type": "image_url", "text": None}]},
+    ],
+)
+def test_nulls_inside_messages_are_as_if_absent(message: dict[str, Any]) -> None:
+    request = read({"request_id": "r", "messages": [message]})
+    assert isinstance(request, Request)
+    assert request.messages[0].content.strip() == "hi"
+
+
+OPTIONAL_OF_FEEDBACK = [
+    name for name in Feedback.__struct_fields__ if name not in ("request_id", "kind", "value")
+]
+
+
+@pytest.mark.parametrize("field", OPTIONAL_OF_FEEDBACK)
+def test_an_optional_field_of_feedback_that_is_null_is_as_if_absent(field: str) -> None:
+    absent = {name: value for name, value in FEEDBACK.items() if name != field}
+    value = json.dumps({**FEEDBACK, field: None}).encode()
+    assert events.decode_feedback(value) == events.decode_feedback(json.dumps(absent).encode())
+    assert events.feedback_of({**FEEDBACK, field: None}) == events.feedback_of(absent)
+
+
+@pytest.mark.parametrize("field", ["hour", "input_tokens", "max_output_tokens"])
+@pytest.mark.parametrize("number", [12.0, 0.0, np.float64(12), np.int32(12), np.float32(3)])
+def test_a_whole_float_of_a_request_is_an_integer(field: str, number: Any) -> None:
+    assert getattr(read({**REQUEST, field: float(number)}), field) == int(number)
+    taken = events.request_of({**REQUEST, field: number})
+    assert isinstance(taken, Request)
+    assert (getattr(taken, field), type(getattr(taken, field))) == (int(number), int)
+
+
+@pytest.mark.parametrize("field", ["input_tokens", "output_tokens"])
+def test_a_whole_float_of_feedback_is_an_integer(field: str) -> None:
+    for feedback in (
+        events.decode_feedback(json.dumps({**FEEDBACK, field: 310.0}).encode()),
+        events.feedback_of({**FEEDBACK, field: np.float64(310)}),
+    ):
+        assert isinstance(feedback, Feedback)
+        assert getattr(feedback, field) == 310
+
+
+@pytest.mark.parametrize("field", ["cost_usd", "latency_ms", "input_tokens", "output_tokens"])
+@pytest.mark.parametrize("unknown", [math.nan, np.float64("nan")])
+def test_a_number_of_feedback_that_is_nan_is_not_known(field: str, unknown: float) -> None:
+    for feedback in (
+        events.decode_feedback(json.dumps({**FEEDBACK, field: float(unknown)}).encode()),
+        events.feedback_of({**FEEDBACK, field: unknown}),
+    ):
+        assert isinstance(feedback, Feedback)
+        assert getattr(feedback, field) is None
+
+
+@pytest.mark.parametrize(
+    "field",
+    [
+        "hour",
+        "input_tokens",
+        "max_output_tokens",
+        "cost_weight",
+        "max_cost_usd",
+        "max_latency_ms",
+        "deadline",
+    ],
+)
+def test_a_number_of_a_request_that_is_nan_is_not_known(field: str) -> None:
+    assert getattr(read({**REQUEST, field: math.nan}), field) is None
+    assert getattr(events.request_of({**REQUEST, field: math.nan}), field) is None
+
+
+def test_many_events_are_read_as_each_alone() -> None:
+    one = {**FEEDBACK, "output_tokens": 310.0, "latency_ms": math.nan, "tenant": None}
+    alone = events.feedback_of(one)
+    assert isinstance(alone, Feedback)
+    router = [events.feedback_of(each) for each in (one, one)]
+    assert router == [alone, alone]
 
 
 PRICE = {"edit": "price", "model": "m", "input_usd_per_mtok": 1, "output_usd_per_mtok": 2}
@@ -379,15 +490,13 @@ def test_what_is_taken_is_taken_again_after_encoding(changes: list[tuple[int, in
 @pytest.mark.parametrize(
     ("mapping", "reason"),
     [
-        ({"request_id": "r", "prompt": "x", "cost_weight": math.nan}, "`$.cost_weight`"),
+        ({"request_id": "r", "prompt": "x", "cost_weight": math.inf}, "`$.cost_weight`"),
         ({"request_id": "r", "prompt": "x", "deadline": math.inf}, "finite"),
         ({"request_id": "r", "context": [math.inf]}, "`$.context[...]`"),
         ({"request_id": "r", "embedding": [math.nan]}, "`$.embedding[...]`"),
-        ({"request_id": "\ud800", "prompt": "x"}, "valid Unicode - at `$.request_id`"),
-        ({"request_id": "r", "prompt": "x", "tags": ["\ud800"]}, "valid Unicode - at `$.tags[...]`"),
-        ({"prompt": "x"}, "missing required field `request_id`"),
-        ("r", "Expected `object`, got `str`"),
-        (None, "Expected `object`, got `null`"),
+        ({"prompt": "x"}, "with `request_id`"),
+        ("r", "Expected an object"),
+        (None, "Expected an object"),
     ],
 )
 def test_a_mapping_may_hold_what_json_cannot_and_is_refused(mapping: Any, reason: str) -> None:
@@ -435,7 +544,7 @@ def test_a_field_map_takes_fields_from_where_they_are() -> None:
 
 def test_a_mapped_field_that_is_not_there_is_absent() -> None:
     rejected = events.decode_request(b'{"request_id":"not this","body":{"text":"hi"}}', MAPPED)
-    assert rejected == Rejected("Object missing required field `request_id`")
+    assert rejected == Rejected("Expected an object with `request_id`")
 
 
 @pytest.mark.parametrize(
@@ -443,13 +552,12 @@ def test_a_mapped_field_that_is_not_there_is_absent() -> None:
     [
         (b"[1]", "not a JSON object"),
         (b'{"meta":{"id":7},"body":{"text":"x"}}', "`$.request_id`"),
-        (b'{"meta":[],"body":{"text":"x"}}', "missing required field `request_id`"),
-        (b'{"meta":{"id":"a"},"body":{"text":"x"},"cost_weight":1e999}', "out of range"),
+        (b'{"meta":[],"body":{"text":"x"}}', "with `request_id`"),
+        (b'{"meta":{"id":"a"},"body":{"text":"x"},"cost_weight":1e999}', "`$.cost_weight`"),
         (
             b'{"meta":{"id":"a"},"body":{"text":"x"},"u":' + b"[" * 50_000 + b"]" * 50_000 + b"}",
             "nested too deeply",
         ),
-        (b'{"meta":{"id":"a\\ud800"},"body":{"text":"x"}}', "malformed"),
     ],
 )
 def test_poison_in_a_foreign_payload_is_a_value(value: bytes, reason: str) -> None:
