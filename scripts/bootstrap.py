@@ -4,8 +4,9 @@
 
 Any Python 3.6 or newer can parse this file, so that an interpreter too old for banditroute gets a sentence
 and not a syntax error. All output goes to stderr: stdout belongs to the command that follows
-(``make demo ARGS=--json``). A stamp in ``.venv`` remembers what was installed from which ``pyproject.toml``;
-while it matches, this script returns at once.
+(``make demo ARGS=--json``). A stamp in ``.venv`` remembers what was installed from which ``pyproject.toml`` and
+lock files; while it matches, this script returns at once. The versions are those of ``locks/EXTRA.txt``, and their
+hashes are checked.
 """
 
 import argparse
@@ -23,13 +24,14 @@ OLDEST = (3, 11)
 # Interpreters worth naming in a remedy; which of them suit numba is known to pip alone, and it is asked.
 CANDIDATES = ["python3.13", "python3.12", "python3.11", "python3.14"]
 # What an extra brings along, so that `make demo` after `make test` has nothing to install.
-INCLUDES = {"test": ["all"], "bench": ["all"]}
+INCLUDES = {"test": ["all"], "bench": ["all", "test"]}
 # Compiled from source these need an LLVM of just the right version: better a sentence at once.
 WHEELS_ONLY = "numba,llvmlite"
 
 ROOT = os.path.dirname(os.path.dirname(os.path.abspath(__file__)))
 VENV = os.path.join(ROOT, ".venv")
 VENV_PYTHON = os.path.join(VENV, "bin", "python")
+LOCKS = os.path.join(ROOT, "locks")
 STAMP = os.path.join(VENV, "banditroute-stamp.json")
 
 
@@ -91,9 +93,15 @@ def check_interpreter(goal: str) -> None:
 
 
 def digest() -> str:
-    """Digest everything that an installation depends on: pyproject.toml and where the tree is."""
-    with open(os.path.join(ROOT, "pyproject.toml"), "rb") as handle:
-        return hashlib.sha256(ROOT.encode("utf-8") + b"\0" + handle.read()).hexdigest()
+    """Digest everything that an installation depends on: pyproject.toml, the locks and where the tree is."""
+    found = hashlib.sha256(ROOT.encode("utf-8"))
+    locks = (
+        sorted(name for name in os.listdir(LOCKS) if name.endswith(".txt")) if os.path.isdir(LOCKS) else []
+    )
+    for path in [os.path.join(ROOT, "pyproject.toml")] + [os.path.join(LOCKS, name) for name in locks]:
+        with open(path, "rb") as handle:
+            found.update(b"\0" + handle.read())
+    return found.hexdigest()
 
 
 def read_stamp() -> Tuple[str, List[str], str]:
@@ -155,9 +163,19 @@ def make_venv(goal: str) -> None:
 
 
 def install(extra: str, goal: str) -> None:
-    """Install the tree in editable mode with one extra, showing what pip downloads."""
+    """Install the locked versions of one extra, showing what pip downloads, and then the tree in editable mode."""
+    lock = os.path.join(LOCKS, extra + ".txt")
+    if not os.path.isfile(lock):
+        fail("there are no locked versions for '%s': expected %s, which `make lock` writes" % (extra, lock))
     say("installing banditroute[%s] (some minutes the first time)" % extra)
-    pip = [
+    # Where a lock is given with hashes pip insists on one for everything, also for what is needed to build the tree.
+    run_pip(["--only-binary", WHEELS_ONLY, "--require-hashes", "--requirement", lock], goal)
+    run_pip(["--no-deps", "--no-index", "--no-build-isolation", "--editable", ROOT], goal)
+
+
+def run_pip(arguments: List[str], goal: str) -> None:
+    """Run ``pip install`` and tell what takes long; end with a sentence if it fails."""
+    base = [
         VENV_PYTHON,
         "-m",
         "pip",
@@ -168,7 +186,7 @@ def install(extra: str, goal: str) -> None:
         "off",
     ]
     process = subprocess.Popen(
-        [*pip, "--only-binary", WHEELS_ONLY, "--editable", "%s[%s]" % (ROOT, extra)],
+        [*base, *arguments],
         stdin=subprocess.DEVNULL,
         stdout=subprocess.PIPE,
         stderr=subprocess.STDOUT,
@@ -206,6 +224,12 @@ def why_pip_failed(output: str, goal: str) -> str:
         return "numba has no wheel for Python %s on this machine; %s" % (
             version.decode().strip(),
             remedy(goal),
+        )
+    if "DO NOT MATCH THE HASHES" in output:
+        return (
+            "a downloaded package is not the one that locks/ names (its hash differs), and was not installed; if the "
+            "package index mixes in files of its own, take it out of pip's configuration, then run: make %s\n%s"
+            % (goal, "\n".join(output.splitlines()[-6:]))
         )
     return "pip could not install banditroute:\n" + "\n".join(output.splitlines()[-15:])
 
