@@ -43,6 +43,7 @@ class Kafka(_Table, frozen=True, kw_only=True):
     startup_timeout: Duration = Duration(30.0)
     session_timeout: Duration = Duration(10.0)
     request_timeout: Duration = Duration(15.0)
+    isolation_level: Literal["read_committed", "read_uncommitted"] = "read_committed"
     compression: Literal["none", "gzip", "snappy", "lz4", "zstd"] = "zstd"
     security_protocol: Literal["PLAINTEXT", "SSL", "SASL_PLAINTEXT", "SASL_SSL"] = "PLAINTEXT"
     ssl_cafile: str | None = None

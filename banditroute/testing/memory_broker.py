@@ -190,6 +190,10 @@ class MemoryClient:
         """Continue an owned partition at an offset."""
         self._positions[where] = offset
 
+    async def position(self, where: TopicPartition) -> int | None:
+        """Return the offset up to which an owned partition was polled."""
+        return self._positions.get(where)
+
     async def poll(
         self, wanted: Collection[TopicPartition], max_records: int, timeout: float
     ) -> dict[TopicPartition, list[InputRecord]]:

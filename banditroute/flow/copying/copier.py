@@ -67,7 +67,7 @@ class Copier:
                     f"feedback names model '{feedback.model}', which is not in the catalog - at `$.model`"
                 )
             if isinstance(feedback, Rejected):
-                poison.append(Poison(record, feedback.reason))
+                poison.append(Poison(record, getattr(record, "damage", None) or feedback.reason))
             else:
                 events.append((record, feedback))
         homes = self._watch.homes([feedback.request_id or "" for _, feedback in events])

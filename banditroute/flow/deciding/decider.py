@@ -133,7 +133,7 @@ class Decider:
         for record in records:
             request = decode_request(record.value, field_map)
             if isinstance(request, Rejected):
-                poison.append(Poison(record, request.reason))
+                poison.append(Poison(record, getattr(record, "damage", None) or request.reason))
             else:
                 valid.append((record, request))
         keys = [request.request_id.encode() for _, request in valid]

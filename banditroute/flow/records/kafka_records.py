@@ -13,7 +13,8 @@ from banditroute.flow.pending.open_decision import KnownBatch
 class InputRecord(Struct, frozen=True, gc=False):
     """A record read from a topic; `timestamp` in milliseconds.
 
-    A client may hand over records of its own kind that have these attributes, as aiokafka's do.
+    A client may hand over records of its own kind that have these attributes, as aiokafka's do. One that could not be
+    read has no value and says why in an attribute `damage`.
     """
 
     offset: int

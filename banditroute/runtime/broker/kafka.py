@@ -26,7 +26,7 @@ from banditroute.config import Config
 from banditroute.errors import BrokerError, BrokerUnavailable
 from banditroute.flow.deciding.decider import InputRecord, OutputRecord
 from banditroute.flow.deciding.encoded import BATCH_BYTES, EncodedRecords
-from banditroute.runtime.broker import closed_transport
+from banditroute.runtime.broker import closed_transport, damaged_records
 from banditroute.runtime.broker.options import client_options
 from banditroute.runtime.broker.ports import (
     Ack,
@@ -44,7 +44,9 @@ log = logging.getLogger("banditroute.kafka")
 
 RETRY_SECONDS: Final = 0.5
 MAX_RETRY_SECONDS: Final = 5.0
+POSITION_SECONDS: Final = 0.1
 closed_transport.install()
+damaged_records.install()
 
 
 class KafkaClient:
@@ -127,6 +129,7 @@ class KafkaClient:
             auto_offset_reset="earliest",
             fetch_max_wait_ms=self._fetch_wait_ms,
             fetch_min_bytes=1,
+            isolation_level=self._config.isolation_level,
             max_partition_fetch_bytes=4 << 20,
             **more,
         )
@@ -324,6 +327,14 @@ class KafkaClient:
         """Continue an owned partition at an offset; ignored if a rebalance has just taken it away."""
         with contextlib.suppress(IllegalStateError):
             self._require(self._group).seek(KafkaPartition(*where), offset)
+
+    async def position(self, where: TopicPartition) -> int | None:
+        """Return the offset up to which an owned partition was polled; what holds no record for us is passed."""
+        try:
+            async with asyncio.timeout(POSITION_SECONDS):
+                return int(await self._require(self._group).position(KafkaPartition(*where)))
+        except (KafkaError, IllegalStateError, TimeoutError):
+            return None
 
     async def poll(
         self, wanted: Collection[TopicPartition], max_records: int, timeout: float

@@ -85,6 +85,9 @@ class Client(Protocol):
     def seek(self, where: TopicPartition, offset: int) -> None:
         """Continue an owned partition at an offset."""
 
+    async def position(self, where: TopicPartition) -> int | None:
+        """Return the offset up to which an owned partition was polled, None where that is not known."""
+
     async def poll(
         self, wanted: Collection[TopicPartition], max_records: int, timeout: float
     ) -> dict[TopicPartition, list[InputRecord]]:

@@ -105,7 +105,9 @@ class Metrics:
             for task in engine.tasks():
                 if task.commit_to is not None:
                     _, end = await engine.client.bounds(*task.source)
-                    lags[task.source] = max(0, end - task.commit_to)
+                    # the markers of transactions are at offsets, too, and nothing that would ever be done
+                    reached = None if task.busy else await engine.client.position(task.source)
+                    lags[task.source] = max(0, end - max(task.commit_to, reached or 0))
             for number in engine.learning.covered():
                 _, ends[number] = await engine.client.bounds(engine.names.journal, number)
         except BrokerError as error:
