@@ -1,9 +1,9 @@
 """Brokers for tests: in memory, librdkafka's mock cluster, and a real Apache Kafka.
 
-``broker`` runs a test on all three. A test that needs more than a tier can do says so first of all::
+``broker`` runs a test on all three. A test that needs more than a tier can do says so, and is not collected there::
 
+    @pytest.mark.needs("groups")
     def test_group(broker):
-        broker.require("groups")
 
 The real tier is ``$BANDITROUTE_KAFKA`` (host:port) where that is set, else an Apache Kafka that this session
 starts and stops. Where neither is possible its tests skip with the reason; under ``BANDITROUTE_REQUIRE_KAFKA=1``
@@ -34,24 +34,24 @@ class Broker:
     kind: str
     #: host:port for clients; empty in memory.
     bootstrap: str
-    #: Admin requests: creating topics, reading and changing their configuration.
-    admin: bool
-    #: Consumer groups of more than one member, with rebalances.
-    groups: bool
-    #: Timestamps set by the broker.
-    log_append_time: bool
-    #: Compacted topics.
-    compaction: bool
     #: The `banditroute.testing.memory_broker.MemoryBroker` of the memory tier.
     log: Any = None
     #: Begins every topic and group name of a test: tests of a session share the real broker.
     prefix: str = field(default_factory=lambda: f"t{os.getpid()}-{next(_numbers)}-")
 
-    def require(self, *capabilities: str) -> None:
-        """Skip the test unless the broker has all of these capabilities."""
-        missing = [name for name in capabilities if not getattr(self, name)]
-        if missing:
-            pytest.skip(f"the {self.kind} broker has no {', '.join(missing)}")
+    @property
+    def admin(self) -> bool:
+        """Whether it takes admin requests: creating topics, reading and changing their configuration."""
+        return "admin" in CAPABILITIES[self.kind]
+
+
+#: What a tier can do; the names are those that the mark `needs` takes. Groups have more than one member, and
+#: rebalances; log_append_time is set by the broker; validation looks into the batches that it is sent.
+CAPABILITIES = {
+    "memory": {"admin", "groups", "log_append_time"},
+    "embedded": {"network"},
+    "kafka": {"admin", "groups", "log_append_time", "compaction", "network", "validation"},
+}
 
 
 def required() -> bool:
@@ -113,28 +113,31 @@ def embedded_bootstrap() -> Iterator[str]:
         yield broker.bootstrap
 
 
-@pytest.fixture(
-    params=[
-        "memory",
-        pytest.param("embedded", marks=pytest.mark.embedded),
-        pytest.param("kafka", marks=pytest.mark.kafka),
+def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
+    """Give `broker` every tier that can do what the test needs."""
+    if "broker" not in metafunc.fixturenames:
+        return
+    needed = {name for mark in metafunc.definition.iter_markers("needs") for name in mark.args}
+    unknown = needed - set.union(*CAPABILITIES.values())
+    if unknown:
+        raise pytest.UsageError(f"{metafunc.definition.nodeid}: no broker has {', '.join(sorted(unknown))}")
+    marks = {"memory": (), "embedded": pytest.mark.embedded, "kafka": pytest.mark.kafka}
+    tiers = [
+        pytest.param(tier, marks=marks[tier], id=tier)
+        for tier, able in CAPABILITIES.items()
+        if needed <= able
     ]
-)
+    metafunc.parametrize("broker", tiers, indirect=True)
+
+
+@pytest.fixture
 def broker(request: pytest.FixtureRequest) -> Broker:
     """A broker of each tier in turn."""
     if request.param == "memory":
         from banditroute.testing.memory_broker import MemoryBroker
 
-        return Broker(
-            "memory", "", admin=True, groups=True, log_append_time=True, compaction=False, log=MemoryBroker()
-        )
-    if request.param == "embedded":
-        bootstrap = request.getfixturevalue("embedded_bootstrap")
-        return Broker(
-            "embedded", bootstrap, admin=False, groups=False, log_append_time=False, compaction=False
-        )
-    bootstrap = request.getfixturevalue("kafka_bootstrap")
-    return Broker("kafka", bootstrap, admin=True, groups=True, log_append_time=True, compaction=True)
+        return Broker("memory", "", log=MemoryBroker())
+    return Broker(request.param, request.getfixturevalue(f"{request.param}_bootstrap"))
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
@@ -155,6 +158,8 @@ def pytest_runtest_logreport(report: pytest.TestReport) -> None:
 
 def pytest_sessionfinish(session: pytest.Session, exitstatus: int) -> None:
     """Turn a green run red where a real Apache Kafka is required and no test met it."""
+    if hasattr(session.config, "workerinput"):
+        return  # a worker of pytest-xdist: the session that it reports to counts for all of them
     if required() and exitstatus == 0 and not _passed_on_kafka and not session.config.option.collectonly:
         session.exitstatus = pytest.ExitCode.TESTS_FAILED
 

@@ -1,4 +1,5 @@
-"""What every test shares: numba's cache, hypothesis' profile, and the brokers of `tests.brokers`."""
+"""What every test shares: numba's cache, hypothesis' profile, the brokers of `tests.brokers`,
+and the skips that CI allows."""
 
 import hashlib
 import os
@@ -8,7 +9,7 @@ from pathlib import Path
 
 from hypothesis import settings
 
-pytest_plugins = ["tests.brokers"]
+pytest_plugins = ["tests.brokers", "tests.skips"]
 
 ROOT = Path(__file__).resolve().parent.parent
 PACKAGES = ("banditroute", "features/banditroute_features", "sim/banditroute_sim")

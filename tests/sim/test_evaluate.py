@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import logging
-import os
 import sys
 from collections.abc import Iterator
 from pathlib import Path
@@ -26,9 +25,8 @@ from banditroute_sim.evaluate.open_bandit import OpenBanditLog, open_bandit_file
 from banditroute_sim.evaluate.question import Question, make_target
 from banditroute_sim.evaluate.run import EvaluationOptions, evaluate
 from banditroute_sim.evaluate.targets import Objective, Uniform
+from tests.data_sets import data_set
 from tests.sim.exported import DOCUMENT, cost_of, records, write_lines
-
-DATA = os.environ.get("BANDITROUTE_DATA")
 
 
 def world_of(seed: int) -> KnownWorld:
@@ -178,15 +176,10 @@ def test_open_bandit_logs_that_cannot_be_used_are_refused(tmp_path: Path, rows: 
         list(_bandit_log(tmp_path, rows).batches())
 
 
-OBD = Path(DATA or "nowhere", "obd")
-
-
 @pytest.fixture(scope="module")
 def campaigns(tmp_path_factory: pytest.TempPathFactory) -> list[Path]:
     """A folder for each campaign of the Open Bandit Dataset that is there."""
-    if not OBD.is_dir():
-        pytest.skip(f"the Open Bandit Dataset is not at {OBD}: set BANDITROUTE_DATA")
-    table = pq.read_table(OBD / "log.parquet")
+    table = pq.read_table(data_set("obd") / "log.parquet")
     column = np.array(table.column("campaign").to_pylist())
     folders = []
     for name in np.unique(column).tolist():

@@ -2,7 +2,6 @@
 
 import builtins
 import json
-from pathlib import Path
 
 import numpy as np
 import pyarrow as pa
@@ -11,8 +10,7 @@ import pytest
 
 from banditroute.errors import DataSetError, MissingExtraError
 from banditroute_sim import DataSet
-
-SHARED = Path(__file__).resolve().parents[3] / "shared" / "data"
+from tests.data_sets import data_set
 
 PROMPTS = {"id": ["a", "b", "c"], "prompt": ["one", "two", "three"], "task": ["x", None, "y"]}
 OUTCOMES = {
@@ -217,9 +215,7 @@ def folder_without_writing(tmp_path):
     ("name", "rows", "models"), [("zeroeval", 1924, 12), ("paretobandit", 1785, 3), ("routellm", 8339, 2)]
 )
 def test_real_data_sets_are_read_as_they_are(name, rows, models):
-    path = SHARED / name
-    if not path.is_dir():
-        pytest.skip(f"the data set {name} is not here")
+    path = data_set(name)
     data = DataSet.load(path)
     assert (len(data), len(data.models), data.dropped) == (rows, models, 0)
     assert data.cheapest(0.0).mean_cost_usd <= data.uniform(0.0).mean_cost_usd

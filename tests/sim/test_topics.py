@@ -19,6 +19,8 @@ VERBS = {
     "evaluate": ("evaluate", "--policy", "fixed:large"),
     "rehearse": ("rehearse", "--runs", "4", "--requests", "200"),
 }
+# A command connects by the network.
+pytestmark = pytest.mark.needs("network")
 PARTITIONS = 4  # what the embedded broker gives every topic
 
 
@@ -32,8 +34,6 @@ def records():
 @pytest.fixture
 def deployed(broker, tmp_path):
     """A configuration file with topics of its own on a broker that a command can connect to."""
-    if not broker.bootstrap:
-        pytest.skip("a command connects by the network, and this broker is in memory")
     text = "".join(
         f'[[models]]\nname = "{one["name"]}"\ninput_usd_per_mtok = {one["input_usd_per_mtok"]}\n'
         f"output_usd_per_mtok = {one['output_usd_per_mtok']}\n"

@@ -274,8 +274,8 @@ async def test_a_thousand_bad_records_and_then_a_good_one_of_each_kind(broker: B
         assert counts(await stream.prove())["applied"] == 1
 
 
+@pytest.mark.needs("groups")
 async def test_what_was_refused_is_not_read_again_after_a_restart(broker: Broker) -> None:
-    broker.require("groups")
     stream = Stream(broker)
     async with stream.users():
         async with stream.running(init=True) as engine:

@@ -256,8 +256,8 @@ async def test_a_model_that_changes_is_a_verdict_that_every_partition_applies(br
         await stream.prove()
 
 
+@pytest.mark.needs("admin")
 async def test_a_missing_topic_is_named(broker: Broker) -> None:
-    broker.require("admin")
     stream = Stream(broker)
     with pytest.raises(TopicError, match=r"topic '.*requests' does not exist: create it, or run"):
         await stream.engine().start()
@@ -278,8 +278,8 @@ async def test_a_state_topic_without_genesis_is_refused(broker: Broker) -> None:
             await stream.engine().start()
 
 
+@pytest.mark.needs("admin")
 async def test_unequal_partition_counts_are_named(broker: Broker) -> None:
-    broker.require("admin")
     stream = Stream(broker)
     async with stream.users():
         await stream.user.create([TopicSpec(stream.names.journal, 2, {})])

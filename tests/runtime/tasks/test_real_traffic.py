@@ -9,7 +9,6 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import json
-import os
 import signal
 import subprocess
 import sys
@@ -25,7 +24,7 @@ import pytest
 
 from tests import naive
 from tests.brokers import Broker
-from tests.conftest import ROOT
+from tests.data_sets import data_set
 from tests.runtime.harness import PARTITIONS, Stream, compile_kernels, counts
 
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(240)]
@@ -50,10 +49,7 @@ class Recorded:
 def read(name: str) -> Recorded:
     """Read a data set in place; skips where there is none."""
     parquet = pytest.importorskip("pyarrow.parquet", reason="pyarrow is not installed")
-    base = Path(os.environ.get("BANDITROUTE_DATA") or ROOT.parent / "shared" / "data")
-    folder = base / name
-    if not folder.is_dir():
-        pytest.skip(f"no data set {folder}: set BANDITROUTE_DATA to the folder that holds it")
+    folder = data_set(name)
     meta = json.loads((folder / "meta.json").read_text())
     prompts = parquet.read_table(folder / "prompts.parquet").to_pylist()
     id_of = {row["prompt"]: row["id"] for row in prompts}

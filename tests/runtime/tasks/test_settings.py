@@ -253,9 +253,8 @@ def librdkafka(bootstrap: str, codec: str) -> Any:
     )
 
 
+@pytest.mark.needs("network")  # in memory there is no wire, and no compression
 async def test_every_compression_of_java_and_librdkafka_producers_is_read(broker: Broker) -> None:
-    if broker.kind == "memory":
-        pytest.skip("the memory broker has no wire and no compression")
     stream = Stream(broker)
     prompt = "Say good morning " * 200
     ids = []
@@ -291,12 +290,11 @@ async def test_every_compression_of_java_and_librdkafka_producers_is_read(broker
         assert counts(await stream.prove())["applied"] == len(ids)
 
 
+@pytest.mark.needs("validation")
 @pytest.mark.parametrize("codec", ["gzip", "snappy", "zstd"])  # lz4 is the default
 async def test_the_engine_writes_and_reads_its_own_topics_in_any_compression(
     broker: Broker, codec: str
 ) -> None:
-    if broker.kind != "kafka":
-        pytest.skip("only a real Kafka decompresses and checks what it is sent")
     stream = Stream(broker, kafka={"compression": codec})
     async with stream.users():
         async with stream.running(init=True) as engine:
