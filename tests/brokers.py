@@ -12,10 +12,12 @@ they fail instead, and so does a session in which none of them passed.
 
 from __future__ import annotations
 
+import ctypes
 import itertools
 import os
 from collections.abc import Iterator
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any, NoReturn
 
 import pytest
@@ -110,7 +112,23 @@ def embedded_bootstrap() -> Iterator[str]:
     from banditroute.runtime.broker.embedded import EmbeddedBroker
 
     with EmbeddedBroker() as broker:
+        _without_rebalance_delay(broker)
         yield broker.bootstrap
+
+
+def _without_rebalance_delay(broker: Any) -> None:
+    """Let a group begin as soon as its one member is there: the mock cluster waits three seconds for more of them."""
+    import confluent_kafka
+
+    folder = Path(confluent_kafka.__file__).resolve().parent.parent
+    for path in folder.glob("confluent_kafka.libs/librdkafka*"):  # elsewhere it is only slower
+        library: Any = ctypes.CDLL(str(path))
+        library.rd_kafka_handle_mock_cluster.restype = ctypes.c_void_p
+        library.rd_kafka_handle_mock_cluster.argtypes = [ctypes.c_void_p]
+        # the first field of confluent-kafka's handle, behind the two of every Python object
+        handle = ctypes.c_void_p.from_address(id(broker._owner) + 16).value
+        cluster = ctypes.c_void_p(library.rd_kafka_handle_mock_cluster(handle))
+        library.rd_kafka_mock_group_initial_rebalance_delay_ms(cluster, ctypes.c_int32(0))
 
 
 def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
