@@ -347,7 +347,8 @@ class Partition:
         learner = self.learner
         before = int(now_ms - join_window_ms)
         upto = learner.pending.due(before, len(learner.pending) - max_open) or learner.fields.X
-        given_up = bool(learner.parked) and learner.parked[0].timestamp < before
+        oldest = learner.parked.oldest()
+        given_up = oldest is not None and oldest.timestamp < before
         return (
             OutputRecord(None, encode(Expire(upto, before))) if upto > learner.fields.X or given_up else None
         )
@@ -363,8 +364,9 @@ class Partition:
         """Return the state record as of now."""
         learner = self.learner
         touched = learner.pending.first_touch()
-        waiting = (parked.journal_offset for parked in learner.parked)
-        low = min((learner.j if touched is None else touched), learner.j, *waiting)
+        oldest = learner.parked.oldest()
+        waits = learner.j if oldest is None else oldest.journal_offset
+        low = min((learner.j if touched is None else touched), learner.j, waits)
         while len(self._checkpoints) > 1 and self._checkpoints[1][0] <= low:
             del self._checkpoints[0]
         replay_from, anchor = self._checkpoints[0]

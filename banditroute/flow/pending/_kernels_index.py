@@ -145,13 +145,14 @@ def remove(table, low, numbers, n):  # type: ignore[no-untyped-def]
 
 
 @kernel
-def free_chains(heads, following, touched, free, none):  # type: ignore[no-untyped-def]
+def free_chains(heads, following, touched, voters, free, none):  # type: ignore[no-untyped-def]
     """Give the vote rows of closed decisions back to the free list; return its new head."""
     for i in range(heads.shape[0]):
         row = heads[i]
         while row >= 0:
             behind = following[row]
             touched[row] = none
+            voters[row] = 0
             following[row] = free
             free = row
             row = behind

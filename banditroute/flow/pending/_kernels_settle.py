@@ -81,7 +81,7 @@ def look_up(
 def settle(
     start: int, stop: int, usual: Any, found: Any, kinds: Any, who: Any, seen: Any, identities: Any, votes: Any,
     offsets: Any, g: Any, g_shared: float, first_block: int, bits: int, blocks: Any, words: Any, numbers: Any,
-    following: Any, touched: Any, free: int, most: int, made: Any,
+    following: Any, touched: Any, voters: Any, owners: Any, free: int, most: int, made: Any,
 ) -> tuple[int, int]:  # fmt: skip
     """Make a row for each usual vote from ``start`` on; return the first vote without one, and the next free row.
 
@@ -107,6 +107,7 @@ def settle(
             np.uint64(kind) | (np.uint64(1) << _8) | (np.uint64(seen[i]) << _16) | (np.uint64(found[i, 1]) << _32)
         )  # fmt: skip
         words[new, 1], words[new, 2] = who[i, 0], who[i, 1]
+        voters[new], owners[new] = who[i, 1], number
         words[new, 3], words[new, 4] = identities[i, 0], identities[i, 1]
         numbers[new, 5], numbers[new, 6], numbers[new, 7] = votes[i, 0], votes[i, 3], votes[i, 5]
         numbers[new, 8], numbers[new, 9] = votes[i, 7], votes[i, 8]
@@ -120,7 +121,7 @@ def settle(
 @kernel
 def take_back(
     start: int, stop: int, found: Any, kinds: Any, first_block: int, bits: int, blocks: Any, following: Any,
-    touched: Any, free: int, made: Any, never: int,
+    touched: Any, voters: Any, free: int, made: Any, never: int,
 ) -> int:  # fmt: skip
     """Undo `settle` of votes start..stop, the last ones that it made rows for; return the next free row."""
     for i in range(stop - 1, start - 1, -1):
@@ -130,5 +131,5 @@ def take_back(
         decision.slot = following[row]
         if kinds[i] != USAGE:
             decision.on -= 1
-        following[row], touched[row], free = free, never, row
+        following[row], touched[row], voters[row], free = free, never, 0, row
     return free

@@ -91,15 +91,10 @@ class Pending(Rows):
 
     def voted_by(self, voter: int) -> Iterator[Open]:
         """Read the open decisions with a vote of a voter (the hash of one) that is on, in log order."""
-        at = self._floor
-        while at < self._opened:
-            block, row = self._block(at), at & (BLOCK - 1)
-            stop = min(block.filled, row + self._opened - at)
-            for found in np.flatnonzero(self.slots.any_by(voter, block.columns["slot"][row:stop])).tolist():
-                decision = self._read_open(at + found, None)
-                if decision is not None:
-                    yield decision
-            at = (at >> BITS << BITS) + BLOCK
+        for number in self.slots.owners_by(voter):
+            decision = self._read_open(number, None)
+            if decision is not None:
+                yield decision
 
     def _find(self, identity: Identity) -> int:
         """Return the lowest sequence number with a hash, or -1."""
@@ -209,7 +204,7 @@ class Pending(Rows):
         `switched` is by how much the number of quality votes that are on changes.
         """
         if slot.row == NONE:
-            decision.head = self.slots.add(decision.head, slot, journal_offset)
+            decision.head = self.slots.add(decision.head, slot, journal_offset, decision.number)
         else:
             self.slots.write(slot, journal_offset)
         decision.on += switched

@@ -8,7 +8,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from banditroute.flow.pending.blocks import BITS, BLOCK, FIRST, ROW, Block
-from banditroute.flow.pending.identity import Identifier
+from banditroute.flow.pending.identity import Identifier, Identity
 from banditroute.flow.pending.index import RequestIndex
 from banditroute.flow.pending.interning import Kinds, Segments
 from banditroute.flow.pending.kept import KeptHeaders
@@ -196,6 +196,23 @@ class Rows:
                 break
         self._open += first
         return first, later, after
+
+    def opening(self, upto: int) -> tuple[list[Identity], list[int]]:
+        """Return ids and request offsets of the first decisions that `take_in` would open."""
+        identities: list[Identity] = []
+        places: list[int] = []
+        at = self._opened
+        while at < self._end:
+            block, row = self._block(at), at & (BLOCK - 1)
+            stop = block.rows_below(upto)
+            if stop > row:
+                first = np.flatnonzero(block.columns["flags"][row:stop]) + row
+                identities += [(high, low) for high, low in block.columns["id"][first].tolist()]
+                places += (block.places[first].astype(np.int64) + block.place).tolist()
+            if stop < block.filled or block is self._blocks[-1]:
+                break
+            at = (at >> BITS << BITS) + BLOCK
+        return identities, places
 
     def close_below(self, upto: int) -> Closed:
         """Close the open decisions with a log offset below `upto`."""

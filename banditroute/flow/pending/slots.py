@@ -1,4 +1,4 @@
-"""The votes on open decisions: one row of 116 bytes per (decision, kind, source, voter), chained per decision."""
+"""The votes on open decisions: one row of 132 bytes per (decision, kind, source, voter), chained per decision."""
 
 from __future__ import annotations
 
@@ -77,6 +77,9 @@ class SlotTable:
         self._rows = bytearray()
         self._following: NDArray[np.int32] = np.empty(0, np.int32)
         self._touched: NDArray[np.int64] = np.empty(0, np.int64)
+        # once more, each in one piece: a withdrawal by voter looks at all of them
+        self._voters: NDArray[np.uint64] = np.empty(0, np.uint64)
+        self._owners: NDArray[np.int64] = np.empty(0, np.int64)  # sequence numbers of decisions
         self._free = NONE
         self.keys: list[ModelKey] = []
         self._key_numbers: dict[ModelKey, int] = {}
@@ -86,16 +89,18 @@ class SlotTable:
     @property
     def nbytes(self) -> int:
         """Bytes held by rows, used or free."""
-        return len(self._rows) + self._following.nbytes + self._touched.nbytes
+        columns = (self._following, self._touched, self._voters, self._owners)
+        return len(self._rows) + sum(column.nbytes for column in columns)
 
-    def add(self, head: int, slot: Slot, journal_offset: int) -> int:
-        """Write a new slot in front of a chain and return its row, the new head."""
+    def add(self, head: int, slot: Slot, journal_offset: int, owner: int) -> int:
+        """Write a new slot in front of the chain of decision number `owner` and return its row, the new head."""
         if self._free == NONE:
             self._grow()
         row = slot.row = self._free
         self._free = int(self._following[row])
         self._following[row] = head
         self._touched[row] = _NEVER
+        self._voters[row], self._owners[row] = slot.who[1], owner
         self.write(slot, journal_offset)
         return row
 
@@ -149,7 +154,8 @@ class SlotTable:
             at, free = _kernels_settle.settle(
                 at, stop, columns.usual, columns.found, columns.kinds, columns.who, columns.seen, columns.identities,
                 columns.votes, columns.offsets, g, g_shared, blocks.first, blocks.bits, blocks.addresses, words,
-                words.view(np.float64), self._following, self._touched, self._free, MAX_SLOTS, columns.made,
+                words.view(np.float64), self._following, self._touched, self._voters, self._owners, self._free,
+                MAX_SLOTS, columns.made,
             )
             # fmt: on
             self._free = int(free)
@@ -163,7 +169,7 @@ class SlotTable:
         # fmt: off
         self._free = int(_kernels_settle.take_back(
             start, stop, columns.found, columns.kinds, blocks.first, blocks.bits, blocks.addresses, self._following,
-            self._touched, self._free, columns.made, _NEVER,
+            self._touched, self._voters, self._free, columns.made, _NEVER,
         ))
         # fmt: on
 
@@ -181,15 +187,12 @@ class SlotTable:
             )  # fmt: skip
             head = int(self._following[head])
 
-    def any_by(self, voter: int, heads: NDArray[np.int32]) -> NDArray[np.bool_]:
-        """Tell for the first row of each of some decisions whether a vote by a voter is on."""
-        columns = np.frombuffer(self._rows, _COLUMNS)
-        by = (columns["who"][:, 1] == voter) & (columns["on"] != 0)
-        row, found = heads.copy(), np.zeros(len(heads), np.bool_)
-        while (live := row != NONE).any():
-            found[live] |= by[row[live]]
-            row[live] = self._following[row[live]]
-        return found
+    def owners_by(self, voter: int) -> list[int]:
+        """Return the numbers of the decisions with a vote by a voter that is on, ascending."""
+        rows = np.flatnonzero(self._voters == np.uint64(voter))
+        on = np.frombuffer(self._rows, _COLUMNS)["on"][rows] != 0
+        owners: list[int] = np.unique(self._owners[rows[on]]).tolist()
+        return owners
 
     def free(self, heads: NDArray[np.int32]) -> None:
         """Give the rows of closed decisions back."""
@@ -201,7 +204,9 @@ class SlotTable:
                     self._predictions.pop(row, None)
                     row = int(self._following[row])
         self._free = int(
-            _kernels_index.free_chains(heads, self._following, self._touched, self._free, _NEVER)
+            _kernels_index.free_chains(
+                heads, self._following, self._touched, self._voters, self._free, _NEVER
+            )
         )
 
     def first_touch(self) -> int | None:
@@ -218,4 +223,7 @@ class SlotTable:
         following[-1] = self._free
         touched = np.full(size, _NEVER, np.int64)
         touched[:used] = self._touched
+        voters, owners = np.zeros(size, np.uint64), np.zeros(size, np.int64)
+        voters[:used], owners[:used] = self._voters, self._owners
+        self._voters, self._owners = voters, owners
         self._following, self._touched, self._free = following, touched, used

@@ -7,7 +7,6 @@ docs/EVENTS.md, of which this module is the implementation.
 from __future__ import annotations
 
 import math
-from collections import deque
 from collections.abc import Sequence
 
 import numpy as np
@@ -159,9 +158,15 @@ class Learner(Runs):
         """Ask for what a Decided needs that memory does not hold, before anything changes."""
         if upto > self.end:
             raise NeedDecisions(upto)
-        for parked in self.parked:
+        for parked in self._awaited(upto):
             if parked.copied.feedback.model is not None:
                 self._find(parked.copied.feedback, upto)
+
+    def _awaited(self, upto: int) -> list[Parked]:
+        """Return the parked feedback that may have an outcome once decisions below a log offset are known."""
+        if not len(self.parked) or upto <= self.fields.D:
+            return []
+        return self.parked.waiting_for(*self.pending.opening(upto), self.fields.rX)
 
     def _tick(self, timestamp: int) -> None:
         step = self.fields.advance(timestamp, self.settings)
@@ -174,15 +179,14 @@ class Learner(Runs):
     def _decided(self, upto: int) -> None:
         if upto <= self.fields.D:
             return
+        awaited = self._awaited(upto)
         self.take_in(upto)
         self.fields.D = upto
-        again, self.parked = self.parked, deque()
-        for parked in again:
+        for parked in awaited:
             feedback = parked.copied.feedback
             outcome = self._settle(parked.journal_offset, feedback, self._find(feedback))
-            if outcome is None:
-                self.parked.append(parked)
-            else:
+            if outcome is not None:
+                self.parked.remove(parked.journal_offset)
                 self._outcome(parked.copied, outcome)
 
     def _expire(self, upto: int, before: int) -> None:
@@ -193,11 +197,8 @@ class Learner(Runs):
         self._count("expired", closed.expired)
         fields.rX = max(fields.rX, closed.next_request)
         fields.X = upto
-        stay = deque(parked for parked in self.parked if parked.timestamp >= before)
-        for parked in self.parked:
-            if parked.timestamp < before:
-                self._give_up(parked.copied)
-        self.parked = stay
+        for parked in self.parked.older_than(before):
+            self._give_up(parked)
 
     def _control(self, record: Control) -> bool:
         fields = self.fields
@@ -224,10 +225,12 @@ class Learner(Runs):
         outcome = self._settle(offset, copied.feedback, found)
         if outcome is not None:
             return self._outcome(copied, outcome)
-        self.parked.append(Parked(offset, timestamp, copied))
-        if len(self.parked) > self.settings.max_parked:
-            self._give_up(self.parked.popleft().copied)
+        self.parked.add(Parked(offset, timestamp, copied))
+        oldest = self.parked.oldest()
+        if len(self.parked) > self.settings.max_parked and oldest is not None:
+            self._give_up(oldest)
         return "parked"
 
-    def _give_up(self, copied: Copied) -> None:
-        self._outcome(copied, "elsewhere" if copied.everywhere else "orphan")
+    def _give_up(self, parked: Parked) -> None:
+        self.parked.remove(parked.journal_offset)
+        self._outcome(parked.copied, "elsewhere" if parked.copied.everywhere else "orphan")

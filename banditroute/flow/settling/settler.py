@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections import Counter, deque
+from collections import Counter
 
 import numpy as np
 
@@ -14,7 +14,8 @@ from banditroute.flow.pending.open_decision import Open
 from banditroute.flow.pending.pending import KEPT_WHOLE, Pending
 from banditroute.flow.pending.slots import KINDS, MAX_SLOTS, NONE, Slot
 from banditroute.flow.records.position import Fields, LearnerSettings
-from banditroute.flow.settling.effects import REASONS, Learned, Parked, Refused, withdraws
+from banditroute.flow.settling.effects import REASONS, Learned, Refused, withdraws
+from banditroute.flow.settling.park import Park
 from banditroute.flow.settling.votes import has_usage, numbers_of, say_the_same, vote_of
 
 
@@ -52,7 +53,7 @@ class Settler:
         self.evidence = Evidence(d)
         self.ledger: Counter[str] = Counter()
         self.pending = Pending(d, spec_id, Identifier(hash_key), keep)
-        self.parked: deque[Parked] = deque()
+        self.parked = Park(self.pending.identifier)
         self.frozen = False  # re-reading what the evidence already holds
         self._weights = {kind: settings.weight(kind) for kind in KINDS}
         self._weight_of_kind = np.array([self._weights[kind] for kind in KINDS])
@@ -115,19 +116,16 @@ class Settler:
 
     def _withdraw_voter(self, offset: int, feedback: Feedback) -> str:
         """Take back every quality vote of a voter on open decisions, and let those go that are parked."""
-        stay = deque[Parked]()
         found = False
-        for parked in self.parked:
+        for parked in self.parked.by_voter(feedback.voter):
             waits = parked.copied.feedback
             if withdraws(feedback, waits.kind, waits.source, waits.voter) and feedback.tenant in (
                 None,
                 waits.tenant,
             ):
+                self.parked.remove(parked.journal_offset)
                 self._outcome(parked.copied, "withdrawn")
                 found = True
-            else:
-                stay.append(parked)
-        self.parked = stay
         identifier = self.pending.identifier
         source, voter = identifier.of_pair(feedback.source, feedback.voter)
         tenant = None if feedback.tenant is None else identifier.of_name(feedback.tenant)

@@ -106,7 +106,7 @@ def same(history: History, one: Partition, many: Partition) -> None:
     assert many.learner.evidence == one.learner.evidence
     assert many.learner.ledger == one.learner.ledger
     assert many.learner.fields == one.learner.fields
-    assert many.learner.parked == one.learner.parked
+    assert list(many.learner.parked) == list(one.learner.parked)
     assert open_decisions(many.learner, history.requests) == open_decisions(one.learner, history.requests)
     assert encode_state(many.snapshot()) == encode_state(one.snapshot())
 
