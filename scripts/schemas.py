@@ -34,6 +34,7 @@ def events() -> dict[str, tuple[Any, str]]:
         "journal": (wire.JournalRecord, "Journal record"),
         "control": (wire.Edit, "Control edit"),
         "dead-letter": (wire.DeadLetter, "Dead letter"),
+        "refusal": (wire.Refusal, "Reply to a request that was refused"),
         "alert": (wire.Alert, "Alert"),
     }
 

@@ -29,6 +29,7 @@ from banditroute.events.inputs import (
     decode_request,
     feedback_each,
     feedback_of,
+    readable_id,
     request_of,
     requests_of,
 )
@@ -47,6 +48,7 @@ from banditroute.events.records import (
     JournalRecord,
     PauseEdit,
     PriceEdit,
+    Refusal,
     Weights,
     decode_decision,
     decode_decision_key,
@@ -87,6 +89,7 @@ __all__ = [
     "Message",
     "PauseEdit",
     "PriceEdit",
+    "Refusal",
     "Rejected",
     "Request",
     "Weights",
@@ -100,6 +103,7 @@ __all__ = [
     "encode",
     "feedback_each",
     "feedback_of",
+    "readable_id",
     "request_of",
     "requests_of",
 ]

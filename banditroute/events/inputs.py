@@ -7,6 +7,7 @@ is a `Rejected` value, never an exception. See docs/EVENTS.md.
 from __future__ import annotations
 
 import math
+import re
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Annotated, Any, Final, Literal, TypeVar
 
@@ -36,6 +37,10 @@ T = TypeVar("T")
 FeedbackKind = Literal["thumb", "score", "judge", "outcome", "usage", "withdraw"]
 QUALITY_KINDS: Final = frozenset({"thumb", "score", "judge", "outcome"})
 _LIMITS: Final = ("cost_weight", "max_cost_usd", "max_latency_ms", "deadline")
+_ID_IN_FRONT: Final = re.compile(  # behind short fields alone, so that nothing of a prompt can pass for an id
+    rb'\s*\{(?:\s*"\w{1,64}"\s*:\s*(?:[\w.+-]{1,32}|"[^"\\]{0,256}")\s*,){0,16}\s*'
+    rb'"request_id"\s*:\s*"([^"\\]{1,256})"'
+)
 _NO_LIMITS: Final = (None, None, None, None)
 _BACKSLASH: Final = ord("\\")
 
@@ -194,6 +199,30 @@ def feedback_of(event: Feedback | Mapping[str, Any]) -> Feedback | Rejected:
     if isinstance(feedback, Feedback) and _check_feedback(feedback) is not None:
         feedback = _again(msgspec.to_builtins(feedback), Feedback)
     return feedback if isinstance(feedback, Rejected) else _check_feedback(feedback) or feedback
+
+
+def readable_id(value: bytes | None, field_map: FieldMap | None = None) -> str | None:
+    """Return the request id of a record that was refused, where it can be read; cut at 256 characters.
+
+    A record that is no JSON, or is too large to be parsed, may still name it before its first long field.
+    """
+    if value is None:
+        return None
+    if len(value) <= MAX_REQUEST_BYTES:
+        try:
+            payload = parsed(value)
+        except Unreadable:
+            pass
+        else:
+            picked = payload if isinstance(payload, dict) else {}
+            found = (picked if field_map is None else field_map.pick(picked)).get("request_id")
+            if isinstance(found, int) and not isinstance(found, bool):
+                found = str(found)[:MAX_ID_BYTES]
+            if not isinstance(found, str) or not found:
+                return None
+            return found[:MAX_ID_BYTES].encode("utf-16", "surrogatepass").decode("utf-16", "replace")
+    match = None if field_map is not None else _ID_IN_FRONT.match(value[:MAX_FEEDBACK_BYTES])
+    return None if match is None else match[1].decode("utf-8", "replace")
 
 
 def requests_of(events: Sequence[Request | Mapping[str, Any]]) -> list[Request] | None:

@@ -131,6 +131,19 @@ class DeadLetter(Struct, frozen=True, kw_only=True, omit_defaults=True, gc=False
     length: int
     sha256: str
     payload: bytes | None = None  # base64 in JSON; feedback only, unless configured
+    request_id: str | None = None  # these three where they can be read, cut at 256 characters each
+    key: str | None = None
+    headers: dict[str, str] | None = None  # those of requests.header_pass_through
+
+
+class Refusal(Struct, frozen=True, kw_only=True, omit_defaults=True, gc=False):
+    """The reply to a request that was refused: a decision without a model, as far as a reader is concerned."""
+
+    v: int
+    decision_id: str
+    model: None
+    reason: str
+    request_id: str | None = None
 
 
 class Alert(Struct, frozen=True, kw_only=True, gc=False):

@@ -117,6 +117,8 @@ def _mended(value: Any, info: inspect.Type) -> Any:
         return _SURROGATE.sub(_REPLACEMENT, value)
     if isinstance(info, inspect.IntType) and isinstance(value, float):
         return int(value) if value.is_integer() and abs(value) < _MOST_WHOLE else value
+    if isinstance(info, inspect.LiteralType) and isinstance(value, float) and value in info.values:
+        return int(value)
     if isinstance(info, inspect.StructType) and isinstance(value, Mapping):
         return _mended_struct(value, info)
     if isinstance(info, inspect.CollectionType) and _is_list(value):

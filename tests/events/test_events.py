@@ -639,3 +639,37 @@ def test_golden_states_are_read_and_written_as_ever(record: dict[str, Any]) -> N
     assert read == expected
     assert encode_state(state) == value
     assert naive.parse_state(value).meta["j"] == state.j
+
+
+# -- who sent what was refused ------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("value", "found"),
+    [
+        (None, None),
+        (b"", None),
+        (b"[1]", None),
+        (b'{"prompt":"x"}', None),
+        (b'{"request_id":"r","v":2}', "r"),
+        (b'{"request_id":7,"prompt":"x"}', "7"),
+        (b'{"request_id":"a\\ud83d","v":2}', "a\ufffd"),
+        (b'{"request_id":"' + b"i" * 300 + b'"}', "i" * 256),
+        (b'{"v":1,"request_id":"r","prompt":"cut of', "r"),
+        (b'{"request_id":"r","prompt":"' + b"x" * (1 << 20) + b'"}', "r"),
+        (b'{"prompt":"\\"request_id\\":\\"no\\"', None),
+        (b'{"messages":[{"request_id":"no"', None),
+        (b'{"prompt":"' + b"x" * 300 + b'","request_id":"behind', None),
+    ],
+)
+def test_the_id_of_a_refused_record_is_read_where_it_can_be(value: bytes | None, found: str | None) -> None:
+    assert events.readable_id(value) == found
+
+
+def test_the_id_of_a_refused_record_is_found_through_the_field_map() -> None:
+    assert events.readable_id(b'{"meta":{"id":"a"},"request_id":"no"}', MAPPED) == "a"
+
+
+def test_a_version_that_is_a_whole_float_is_the_version() -> None:
+    assert isinstance(events.decode_request(b'{"v":1.0,"request_id":"r","prompt":"x"}'), Request)
+    assert isinstance(events.decode_request(b'{"v":1.5,"request_id":"r","prompt":"x"}'), Rejected)

@@ -139,6 +139,7 @@ def decodes(name: str, document: Any) -> bool:
         "decision": events.decode_decision,
         "journal": events.decode_journal,
         "dead-letter": msgspec.json.Decoder(events.DeadLetter).decode,
+        "refusal": msgspec.json.Decoder(events.Refusal).decode,
         "alert": msgspec.json.Decoder(events.Alert).decode,
     }
     try:
@@ -216,6 +217,7 @@ def test_what_the_product_writes_conforms() -> None:
                 v=1, topic="t", partition=0, offset=0, reason="", length=0, sha256="", payload=b"x"
             ),
         ),
+        ("refusal", events.Refusal(v=1, decision_id="0-1", model=None, reason="refused: it is empty")),
         ("alert", events.Alert(v=1, kind="k", message="m")),
     ]
     for name, event in written:

@@ -6,7 +6,7 @@ from collections.abc import Callable, Sequence
 from typing import NamedTuple
 
 from banditroute.catalog import Catalog
-from banditroute.events import Copied, Feedback, FieldMap, Rejected, decode_feedback, encode
+from banditroute.events import Copied, Feedback, FieldMap, Rejected, decode_feedback, encode, readable_id
 from banditroute.flow.copying.partitioner import PartitionerWatch
 from banditroute.flow.deciding.decider import InputRecord, OutputRecord, Poison
 
@@ -67,14 +67,15 @@ class Copier:
                     f"feedback names model '{feedback.model}', which is not in the catalog - at `$.model`"
                 )
             if isinstance(feedback, Rejected):
-                poison.append(Poison(record, getattr(record, "damage", None) or feedback.reason))
+                reason = getattr(record, "damage", None) or feedback.reason
+                poison.append(Poison(record, reason, readable_id(record.value, field_map)))
             else:
                 events.append((record, feedback))
         homes = self._watch.homes([feedback.request_id or "" for _, feedback in events])
         for (record, feedback), by_key in zip(events, homes, strict=True):
             home = self._home(feedback, by_key)
             if isinstance(home, Rejected):
-                poison.append(Poison(record, home.reason))
+                poison.append(Poison(record, home.reason, feedback.request_id))
                 continue
             copied = OutputRecord(None, encode(Copied((source, record.offset), feedback, home is None)))
             for target in range(self._watch.count) if home is None else (home,):

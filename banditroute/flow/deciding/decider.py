@@ -14,7 +14,7 @@ from banditroute.bandit.objectives.exploration import Exploration
 from banditroute.bandit.objectives.pacing import Pacer
 from banditroute.catalog import Catalog
 from banditroute.config import Config
-from banditroute.events import Decision, FieldMap, Rejected, Request, decode_request
+from banditroute.events import Decision, FieldMap, Rejected, Request, decode_request, readable_id
 from banditroute.flow.deciding.chosen import Chosen
 from banditroute.flow.deciding.decision_structs import DecisionStructs
 from banditroute.flow.deciding.decision_writer import DecisionWriter
@@ -133,7 +133,8 @@ class Decider:
         for record in records:
             request = decode_request(record.value, field_map)
             if isinstance(request, Rejected):
-                poison.append(Poison(record, getattr(record, "damage", None) or request.reason))
+                reason = getattr(record, "damage", None) or request.reason
+                poison.append(Poison(record, reason, readable_id(record.value, field_map)))
             else:
                 valid.append((record, request))
         keys = [request.request_id.encode() for _, request in valid]

@@ -37,6 +37,7 @@ class Poison(NamedTuple):
 
     record: InputRecord
     reason: str
+    request_id: str | None = None  # where it can be read
 
 
 class DecidedBatch(Struct):

@@ -84,7 +84,8 @@ class FeedbackTask:
                 )
             )
             if batch.poison:
-                refused = letters.poison(engine.names.feedback, self.number, batch.poison, keep=True)
+                passed = engine.config.requests.header_pass_through
+                refused = letters.poison(engine.names.feedback, self.number, batch.poison, passed, keep=True)
                 await engine.insist(engine.names.dead_letter, 0, refused)
             self.commit_to = batch.through
             engine.stats.feedback_copied += batch.copied

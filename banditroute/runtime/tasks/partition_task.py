@@ -209,7 +209,11 @@ class PartitionTask:
             if batch.poison and not buried:
                 # Before the decisions: a restart without a committed offset begins behind the last one of them.
                 keep = engine.config.engine.dead_letter_payload
-                await self._bury(letters.poison(engine.names.requests, self.number, batch.poison, keep=keep))
+                passed = engine.config.requests.header_pass_through
+                await self._bury(
+                    letters.poison(engine.names.requests, self.number, batch.poison, passed, keep=keep)
+                )
+                await self._send_replies(letters.replies(self.number, batch.poison, passed))
                 buried = True
             try:
                 await self._write(partition, batch, now)
@@ -249,12 +253,12 @@ class PartitionTask:
         await self._reply(batch.records)
 
     async def _reply(self, records: Sequence[OutputRecord]) -> None:
+        await self._send_replies([OutputRecord(r.key, r.value, r.headers[1:]) for r in records])
+
+    async def _send_replies(self, replies: Sequence[OutputRecord]) -> None:
         engine = self._engine
         if engine.names.reply is not None and engine.config.engine.mode != "shadow":
-            target = self.number % engine.reply_partitions
-            await engine.insist(
-                engine.names.reply, target, [OutputRecord(r.key, r.value, r.headers[1:]) for r in records]
-            )
+            await engine.insist(engine.names.reply, self.number % engine.reply_partitions, replies)
 
     async def _reply_again(self, start: int) -> None:
         """Reply to requests that were decided but whose offset was never committed: their reply may be lost."""

@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 from aiokafka import AIOKafkaProducer
 
-from banditroute.flow.deciding.decider import InputRecord
+from banditroute.flow.deciding.decider import InputRecord, OutputRecord
 from banditroute.flow.deciding.decision_writer import MAX_PASSED_HEADERS
 from banditroute.runtime.broker.ports import TopicSpec
 from tests.brokers import Broker
@@ -117,6 +117,8 @@ async def test_chosen_headers_are_copied_and_every_decision_is_sent_to_the_reply
         assert counts(await stream.prove())["applied"] == 24
         decisions = await all_records(stream, stream.names.decisions)
         replies = await all_records(stream, stream.names.reply or "")
+        [refused] = [record for _, record in replies if (record.key or b"").decode() == poison[0]]
+        replies = [(partition, record) for partition, record in replies if record is not refused]
         assert sorted(replies_of(replies)) == sorted(replies_of(decisions))
         # Kafka allows a header without a value; it is passed as an empty one
         passed = [("trace", b"\x00\xff"), ("correlation", b""), ("trace", b"again")]
@@ -124,6 +126,37 @@ async def test_chosen_headers_are_copied_and_every_decision_is_sent_to_the_reply
             request_id = (record.key or b"").decode()
             assert json.loads(record.value or b"")["request_id"] == request_id
             assert list(map(tuple, record.headers)) == (passed if request_id in with_headers else [])
+        answer = json.loads(refused.value or b"")
+        assert (answer["request_id"], answer["model"]) == (poison[0], None)
+        assert answer["reason"].startswith("refused: ")
+        assert "$.v" in answer["reason"]
+        assert list(map(tuple, refused.headers)) == passed
+        [letter] = await stream.dead_letters()
+        assert (letter["request_id"], letter["key"]) == (poison[0], poison[0])
+        assert letter["headers"] == {"trace": "again", "correlation": ""}
+        assert letter["reason"] == answer["reason"].removeprefix("refused: ")
+
+
+async def test_a_refused_request_that_names_no_id_is_answered_by_its_key_and_headers(broker: Broker) -> None:
+    stream = Stream(broker, kafka={"topics": {"reply": broker.prefix + "reply"}})
+    key = b"key \xff" + b"k" * 900
+    async with stream.users():
+        async with stream.running(init=True) as engine:
+            headers = [("correlation_id", b"c-7"), ("other", b"x")]
+            await stream.user.append(stream.names.requests, 1, [OutputRecord(key, b"[1]", headers)])
+            await stream.until(lambda: engine.stats.poison == 1)
+            await stream.request(1)
+            await stream.until(lambda: engine.stats.decisions == 1)
+        replies = [record for _, record in await all_records(stream, stream.names.reply or "")]
+        [refused] = [record for record in replies if json.loads(record.value or b"")["model"] is None]
+        assert refused.key == key
+        assert list(map(tuple, refused.headers)) == [("correlation_id", b"c-7")]
+        assert json.loads(refused.value or b"")["decision_id"] == "1-0"
+        [letter] = await stream.dead_letters()
+    assert "request_id" not in letter
+    assert letter["key"].startswith("key \ufffdkkk")
+    assert len(letter["key"]) == 256
+    assert letter["headers"] == {"correlation_id": "c-7"}
 
 
 def replies_of(records: Sequence[tuple[int, InputRecord]]) -> list[tuple[Any, ...]]:
