@@ -26,7 +26,7 @@ WITNESSES = 40
 
 def on(bootstrap: str, **tables: Any) -> Stream:
     kafka = {"session_timeout": "1500ms", **tables.pop("kafka", {})}
-    broker = Broker("kafka", bootstrap, *[True] * 4)
+    broker = Broker("kafka", bootstrap)
     return Stream(broker, kafka=kafka, requests={"partitioner": "murmur2"}, **tables)
 
 

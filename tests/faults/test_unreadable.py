@@ -35,7 +35,7 @@ async def test_a_header_key_that_is_not_utf8_is_a_dead_letter_and_everything_beh
     tier: str, request: pytest.FixtureRequest
 ) -> None:
     bootstrap = request.getfixturevalue(f"{tier}_bootstrap")
-    stream = Stream(Broker(tier, bootstrap, *[tier == "kafka"] * 4))
+    stream = Stream(Broker(tier, bootstrap))
     odd = (b"\xff\xfe", b"x")
 
     async def poison(topic: str, value: bytes) -> None:
@@ -71,7 +71,7 @@ async def test_a_header_key_that_is_not_utf8_is_a_dead_letter_and_everything_beh
 async def test_a_batch_that_would_unpack_to_gigabytes_is_a_dead_letter_and_takes_no_memory(
     kafka_bootstrap: str,
 ) -> None:
-    stream = Stream(Broker("kafka", kafka_bootstrap, *[True] * 4))
+    stream = Stream(Broker("kafka", kafka_bootstrap))
     bomb = record(0, b'{"request_id":"bomb","prompt":"' + b"x" * (200 << 20) + b'"}')
     async with stream.users():
         await stream.create()
@@ -86,7 +86,7 @@ async def test_a_batch_that_would_unpack_to_gigabytes_is_a_dead_letter_and_takes
 
 @pytest.mark.kafka
 async def test_what_a_transaction_took_back_is_neither_decided_nor_learned(kafka_bootstrap: str) -> None:
-    stream = Stream(Broker("kafka", kafka_bootstrap, *[True] * 4))
+    stream = Stream(Broker("kafka", kafka_bootstrap))
     producer = AIOKafkaProducer(
         bootstrap_servers=kafka_bootstrap, transactional_id=f"{stream.broker.prefix}users"
     )

@@ -337,7 +337,7 @@ def test_the_command_inspects_exports_imports_and_rebuilds(
         out, err = capfd.readouterr()
         return Done(int(caught.value.code or 0), out, err)
 
-    stream = Stream(Broker("kafka", kafka_bootstrap, *[True] * 4))
+    stream = Stream(Broker("kafka", kafka_bootstrap))
     config, file = tmp_path / "banditroute.toml", tmp_path / "state.brx"
     config.write_text(toml(stream.document), encoding="utf-8")
 

@@ -102,7 +102,7 @@ async def faulty(
     monkeypatch.setattr(partition_task, "RETRY_SECONDS", 0.002)
     faults = Faults(seed)
     log = MemoryBroker(clock=lambda: int(time.time() * 1000))
-    broker = Broker("memory", "", admin=True, groups=True, log_append_time=True, compaction=False, log=log)
+    broker = Broker("memory", "", log=log)
     stream = Stream(broker, **tables)
     users = {stream.names.requests, stream.names.feedback}
     log.fault = lambda topic, partition: None if topic in users else faults.append(topic, partition)
@@ -166,9 +166,7 @@ async def test_a_broker_that_is_away_for_a_while_loses_nothing_in_memory(
 
 
 def real(own_kafka: KafkaBroker) -> Broker:
-    return Broker(
-        "kafka", own_kafka.bootstrap, admin=True, groups=True, log_append_time=True, compaction=True
-    )
+    return Broker("kafka", own_kafka.bootstrap)
 
 
 async def insist(write: Callable[[], Any]) -> None:
@@ -287,7 +285,7 @@ async def test_without_a_broker_run_gives_up_after_the_startup_bound_with_one_se
         if listens:
             port.listen(16)
         where = f"127.0.0.1:{port.getsockname()[1]}"
-        document = Stream(Broker("kafka", where, *[True] * 4)).document
+        document = Stream(Broker("kafka", where)).document
         document["kafka"]["startup_timeout"] = "2s"
         async with program(tmp_path, document) as process:
             ended = await end(process)
@@ -296,7 +294,7 @@ async def test_without_a_broker_run_gives_up_after_the_startup_bound_with_one_se
 
 
 async def test_an_empty_catalog_is_refused_with_one_sentence(tmp_path: Path) -> None:
-    document = Stream(Broker("kafka", "127.0.0.1:1", *[True] * 4)).document
+    document = Stream(Broker("kafka", "127.0.0.1:1")).document
     async with program(tmp_path, {**document, "models": []}) as process:
         ended = await end(process)
     refused(ended, "the catalog is empty: add at least one [[models]] table")
@@ -317,7 +315,7 @@ async def test_an_empty_catalog_is_refused_with_one_sentence(tmp_path: Path) -> 
 async def test_topics_that_cannot_work_are_refused_with_one_sentence(
     tmp_path: Path, kafka_bootstrap: str, flaw: dict[str, Any], sentence: str
 ) -> None:
-    stream = Stream(Broker("kafka", kafka_bootstrap, *[True] * 4))
+    stream = Stream(Broker("kafka", kafka_bootstrap))
     async with stream.users():
         await prepare(stream, **flaw)
         async with program(tmp_path, stream.document) as process:
@@ -328,9 +326,7 @@ async def test_topics_that_cannot_work_are_refused_with_one_sentence(
 async def test_sigterm_ends_the_program_within_ten_seconds_and_what_it_learned_is_published(
     tmp_path: Path, kafka_bootstrap: str
 ) -> None:
-    stream = Stream(
-        Broker("kafka", kafka_bootstrap, *[True] * 4), engine={"publish_interval": "1h", "max_batch": 20}
-    )
+    stream = Stream(Broker("kafka", kafka_bootstrap), engine={"publish_interval": "1h", "max_batch": 20})
     async with stream.users():
         async with program(tmp_path, stream.document, "--init") as process:
             await stream.until(lambda: exists(stream, stream.names.alerts))

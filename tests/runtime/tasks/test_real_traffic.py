@@ -77,7 +77,7 @@ class Deployment:
     def __init__(self, bootstrap: str, recorded: Recorded, folder: Path) -> None:
         self.folder = folder
         self.weight = WEIGHTS[recorded.folder.name]
-        broker = Broker("kafka", bootstrap, admin=True, groups=True, log_append_time=True, compaction=True)
+        broker = Broker("kafka", bootstrap)
         self.stream = Stream(
             broker,
             models=recorded.models,

@@ -26,9 +26,7 @@ async def main() -> None:
     """Decide, take every kind of feedback, revise, withdraw, expire, restore; compare before and after."""
     from banditroute.testing.memory_broker import MemoryBroker
 
-    broker = Broker(
-        "memory", "", admin=True, groups=True, log_append_time=True, compaction=False, log=MemoryBroker()
-    )
+    broker = Broker("memory", "", log=MemoryBroker())
     stream = Stream(broker, feedback={"join_window": "10m", "max_open": 90}, objective={"cost_weight": 10.0})
     async with stream.users():
         await stream.create()
