@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import sys
 import time
-from importlib import resources
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -13,7 +12,9 @@ import typer
 
 from banditroute.catalog import MAX_USD_PER_MTOK
 from banditroute.cli.evaluate import evaluate, export_log
+from banditroute.cli.examples import add_examples
 from banditroute.cli.features import features_app
+from banditroute.cli.init import configuration, init, table
 from banditroute.cli.rehearse import rehearse
 from banditroute.cli.replay import replay
 from banditroute.cli.simulate import simulate
@@ -26,7 +27,6 @@ app = typer.Typer(
     name="banditroute",
     help="Learns which AI model to send each request to, from Kafka.",
     no_args_is_help=True,
-    add_completion=False,
     pretty_exceptions_enable=False,
     rich_markup_mode=None,
 )
@@ -36,6 +36,7 @@ app.add_typer(topics_app, name="topics")
 app.add_typer(control_app, name="control")
 app.add_typer(features_app, name="features")
 app.add_typer(state_app, name="state")
+app.command("init")(init)
 app.command("evaluate")(evaluate)
 app.command("export-log")(export_log)
 app.command("replay")(replay)
@@ -49,10 +50,28 @@ CatalogModel = Annotated[str, typer.Argument(help="A model of the catalog.")]
 Json = Annotated[bool, typer.Option("--json", help="Print one JSON object and nothing else.")]
 
 
+def _print_version(wanted: bool) -> None:
+    if wanted:
+        from importlib import metadata  # noqa: PLC0415 - it takes a moment, and is asked for rarely
+
+        print(f"banditroute {metadata.version('banditroute')}")
+        raise typer.Exit
+
+
+@app.callback()
+def banditroute(
+    version: Annotated[
+        bool,
+        typer.Option("--version", help="Print the version and exit.", callback=_print_version, is_eager=True),
+    ] = False,
+) -> None:
+    """Learn which AI model to send each request to, from Kafka."""
+
+
 def main() -> None:
     """Run the command line; every deliberate error becomes one sentence and exit status 2."""
     try:
-        app()
+        app(prog_name="banditroute")  # also where it is `python -m banditroute`
     except BanditrouteError as error:
         print(f"banditroute: {error}", file=sys.stderr)
         sys.exit(2)
@@ -77,12 +96,6 @@ def _print(result: dict[str, Any], as_json: bool) -> None:
 
 
 @app.command()
-def init() -> None:
-    """Print an annotated banditroute.toml."""
-    print(resources.files("banditroute").joinpath("example.toml").read_text(encoding="utf-8"), end="")
-
-
-@app.command()
 def run(
     config: ConfigPath,
     init: Annotated[
@@ -96,8 +109,18 @@ def run(
 
 
 @app.command()
-def check(config: ConfigPath, as_json: Json = False) -> None:
+def check(
+    config: ConfigPath,
+    offline: Annotated[
+        bool, typer.Option("--offline", help="The configuration alone; no broker is asked.")
+    ] = False,
+    as_json: Json = False,
+) -> None:
     """Check the configuration, the broker, the topics and the stored state."""
+    if offline:
+        loaded = _load(config, quiet=True)
+        _print({"ok": True, "models": list(loaded.catalog.names)}, as_json)
+        return
     from banditroute.runtime.process import serve  # noqa: PLC0415
 
     _print({"ok": True, **serve.run(serve.check(_load(config, quiet=True)))}, as_json)
@@ -177,22 +200,46 @@ def demo(
         float, typer.Option(min=0.0, help="Requests per second; 0: as fast as possible.")
     ] = 500.0,
     seed: Annotated[int, typer.Option(min=0, help="Of the simulated models and prompts.")] = 0,
+    keep: Annotated[
+        Path | None,
+        typer.Option(
+            metavar="DIR",
+            help="Leave its configuration and its data set in a new folder.",
+            show_default=False,
+        ),
+    ] = None,
     as_json: Json = False,
 ) -> None:
     """Watch it learn: an embedded broker, an engine, and simulated traffic whose feedback comes late."""
     from banditroute.runtime.process import serve  # noqa: PLC0415
     from banditroute.runtime.process.logs import set_up_logging  # noqa: PLC0415
-    from banditroute_sim import DemoOptions, print_summary, run_demo  # noqa: PLC0415
+    from banditroute_sim import DemoOptions, DemoWorld, print_summary, run_demo  # noqa: PLC0415
+    from banditroute_sim.demo.keep import check_folder  # noqa: PLC0415
+    from banditroute_sim.demo.keep import keep as keep_demo  # noqa: PLC0415
+    from banditroute_sim.demo.run import demo_data  # noqa: PLC0415
 
     set_up_logging(Logging(level="warning"))
     options = DemoOptions(
         requests=requests, seconds=seconds, rate=rate, seed=seed, view=False if as_json else None
     )
+    if keep is not None:
+        check_folder(keep)
     summary = serve.run(run_demo(options))
+    if keep is not None:
+        summary |= {"kept": str(keep)}
+        world = DemoWorld(seed)
+        models = [table(m.name, m.input_usd_per_mtok, m.output_usd_per_mtok) for m in world.models]
+        settings = f"[objective]\ncost_weight = {world.cost_weight}\n\n[learning]\nseed = {seed}\n"
+        keep_demo(keep, demo_data(options, world), configuration(models, settings))
     if as_json:
         _print(summary, as_json)
     else:
         print_summary(summary)
+        if keep is not None:
+            file, data = keep / "banditroute.toml", keep / "data"
+            print(f"\nkept in {keep}; go on with:")
+            print(f"  banditroute check -c {file} --offline")
+            print(f"  banditroute replay -c {file} --dataset {data}")
 
 
 @app.command()
@@ -288,3 +335,6 @@ def fit_prior(
         "spec_id": encoder.spec.spec_id,
     }
     _print(result, as_json)
+
+
+add_examples(app)

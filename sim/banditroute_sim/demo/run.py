@@ -14,6 +14,7 @@ from rich.console import Console
 from rich.live import Live
 
 from banditroute.config import Config, Kafka, Learning, Logging, Objective
+from banditroute_sim.data.dataset import DataSet
 from banditroute_sim.demo.view import render
 from banditroute_sim.demo.world import DemoWorld
 from banditroute_sim.traffic.options import TrafficOptions
@@ -119,12 +120,17 @@ async def run_demo(options: DemoOptions, console: Console | None = None) -> dict
         await engine.start()
         try:
             with _live(options, console or Console()) as progress:
-                data = world.draw(min(traffic.requests, _ROWS))
+                data = demo_data(options, world)
                 summary = await _unless_failed(engine, run_traffic(config, data, traffic, progress))
             applied = await _settle(engine, summary.feedback_sent)
         finally:
             await engine.stop()
         return summary.to_dict() | {"feedback_applied": applied}
+
+
+def demo_data(options: DemoOptions, world: DemoWorld) -> DataSet:
+    """Return the prompts and outcomes that a demo with these options sends, again and again if they are few."""
+    return world.draw(min(options.traffic().requests, _ROWS))
 
 
 def demo_config(world: DemoWorld, bootstrap: str) -> Config:
