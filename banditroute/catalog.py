@@ -7,12 +7,15 @@ from collections.abc import Iterable, Iterator, Mapping
 from typing import Annotated
 
 from msgspec import Meta, Struct
+from msgspec.structs import replace
 
+from banditroute.aliases import candidates
 from banditroute.errors import ConfigError
-from banditroute.events import MAX_ID_BYTES, Request
+from banditroute.events import MAX_ID_BYTES, Feedback, Rejected, Request
 
 MAX_MODELS = 256
 MAX_USD_PER_MTOK = 1e6
+_MOST_RESOLVED = 4096  # reported names remembered
 
 Price = Annotated[float, Meta(ge=0.0, le=MAX_USD_PER_MTOK)]
 
@@ -22,6 +25,7 @@ class Model(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
 
     `generation` tells two models of one name apart: raise it when a provider swaps what is behind the
     name, and learning starts afresh. `like` names the model that it starts from, until votes of its own tell.
+    `aliases` are other names under which feedback may report it.
     """
 
     name: Annotated[str, Meta(min_length=1, max_length=MAX_ID_BYTES)]
@@ -31,6 +35,7 @@ class Model(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     context_window: Annotated[int, Meta(gt=0)] | None = None
     capabilities: tuple[str, ...] = ()
     tags: tuple[str, ...] = ()
+    aliases: tuple[Annotated[str, Meta(min_length=1, max_length=MAX_ID_BYTES)], ...] = ()
     like: Annotated[str, Meta(min_length=1, max_length=MAX_ID_BYTES)] | None = None
     prior_quality: Annotated[float, Meta(ge=0.0, le=1.0)] | None = None
     prior_latency_ms: Annotated[float, Meta(gt=0.0, le=1e9)] | None = None
@@ -75,6 +80,9 @@ class Catalog:
                 )
             if name in self.names[:index]:
                 raise ConfigError(f"two models are named '{name}': names are unique; rename one of them")
+        self._meanings: dict[str, str] = {}
+        self._add_aliases()
+        self._resolved: dict[str, str | tuple[str, ...]] = {}
         self._check_likes()
 
     def __len__(self) -> int:
@@ -85,6 +93,63 @@ class Catalog:
 
     def __contains__(self, name: object) -> bool:
         return name in self.names
+
+    def _add_aliases(self) -> None:
+        self._meanings = {name: name for name in self.names}
+        for model in self.models:
+            for alias in model.aliases:
+                other = self._meanings.setdefault(alias, model.name)
+                if other != model.name:
+                    raise ConfigError(
+                        f"'{alias}' is an alias of model '{model.name}' and means '{other}' already: "
+                        "an alias names one model"
+                    )
+
+    def resolve(self, name: str) -> str | tuple[str, ...]:
+        """Return the model that a reported name means.
+
+        Parameters
+        ----------
+        name : str
+            The name of a model, an alias, or one of them with another snapshot date, provider prefix or case.
+
+        Returns
+        -------
+        str or tuple of str
+            The name in the catalog; where it is not clear, the names it may mean, none or several.
+
+        Examples
+        --------
+        >>> catalog = Catalog([Model(name="gpt-4o", input_usd_per_mtok=2.5, output_usd_per_mtok=10.0)])
+        >>> catalog.resolve("openai/gpt-4o-2024-08-06")
+        'gpt-4o'
+        """
+        found = self._resolved.get(name)
+        if found is None:
+            if name in self._meanings:
+                return self._meanings[name]
+            some = candidates(name, self._meanings)
+            found = some[0] if len(some) == 1 else tuple(some)
+            if len(self._resolved) >= _MOST_RESOLVED:  # names come from outside
+                self._resolved.clear()
+            self._resolved[name] = found
+        return found
+
+    def reported(self, feedback: Feedback) -> Feedback | Rejected:
+        """Return feedback under the catalog's name of the model that it reports, or why that is not clear."""
+        if feedback.model is None:
+            return feedback
+        model = self.resolve(feedback.model)
+        if isinstance(model, str):
+            return feedback if model == feedback.model else replace(feedback, model=model)
+        if model:
+            return Rejected(
+                f"feedback names model '{feedback.model}', which may be {' or '.join(model)}: "
+                "list it in `aliases` of one of them - at `$.model`"
+            )
+        return Rejected(
+            f"feedback names model '{feedback.model}', which is not in the catalog - at `$.model`"
+        )
 
     def _check_likes(self) -> None:
         for model in self.models:

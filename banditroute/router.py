@@ -38,6 +38,7 @@ from banditroute.events import (
     JournalRecord,
     Rejected,
     Request,
+    ValueMap,
     decode_journal,
     edit_of,
     feedback_each,
@@ -92,6 +93,7 @@ class Router:
     def __init__(self, config: Config) -> None:
         self._config = config
         self._catalog = config.catalog
+        self._value_map = ValueMap(config.feedback.value_map) if config.feedback.value_map else None
         encoder = make_encoder(config)
         warm = make_warm_start(config, encoder.spec)
         self._policy = make_policy(config, encoder.spec, warm)
@@ -243,7 +245,7 @@ class Router:
             If one of them is not valid or names a model that is not in the catalog; nothing is learned then.
         """
         feedback = list(feedback)
-        events = feedback_each(feedback)
+        events = None if self._value_map is not None else feedback_each(feedback)
         models = {event.model for event in events or ()} - {None}
         if events is None or any(model not in self._catalog for model in models):
             events = [
@@ -267,11 +269,12 @@ class Router:
         return outcomes
 
     def _valid_feedback(self, feedback: Feedback | Mapping[str, Any], what: str) -> Feedback:
-        event = feedback_of(feedback)
+        event = feedback_of(feedback, self._value_map)
         if isinstance(event, Rejected):
             raise InputError(f"{what} is not valid: {event.reason}")
-        if event.model is not None and event.model not in self._catalog:
-            raise InputError(f"{what} names model '{event.model}', which is not in the catalog")
+        event = self._catalog.reported(event)
+        if isinstance(event, Rejected):
+            raise InputError(f"{what} is not valid: {event.reason}")
         return event
 
     def control(self, edit: Edit, now: float | None = None) -> None:

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import difflib
+import math
 import re
 from collections.abc import Iterable, Mapping
+from typing import cast
 
 import msgspec
 from msgspec import Struct
@@ -13,6 +15,7 @@ from banditroute.catalog import Catalog
 from banditroute.config.tables import Config, Kafka, Objective
 from banditroute.errors import ConfigError
 from banditroute.events import Feedback, Request
+from banditroute.events.value_map import MINUS_ONE_TO_ONE
 
 _SERVER = re.compile(r"(?:\[[0-9A-Fa-f:.]+(?:%\w+)?\]|[^\s:,\[\]]+)(?::([0-9]{1,5}))?")
 _TOPIC = re.compile(r"(?!\.{1,2}$)[A-Za-z0-9._-]{1,249}")
@@ -36,6 +39,7 @@ def cross_check(config: Config, where: str) -> None:
         )
     _check_field_map(config.requests.field_map, Request, "requests.field_map.", where)
     _check_field_map(config.feedback.field_map, Feedback, "feedback.field_map.", where)
+    _check_value_map(config.feedback.value_map, "feedback.value_map.", where)
     _check_objective(config.objective, config.catalog, where)
     _check_kafka(config.kafka, where)
 
@@ -74,6 +78,25 @@ def _check_field_map(paths: Mapping[str, str], event: type[Struct], path: str, w
             raise ConfigError(
                 f'{where}: {path}{key}: Expected a path such as "$.meta.id", got {target!r:.60}'
             )
+
+
+def _check_value_map(entries: Mapping[str, object], path: str, where: str) -> None:
+    for key, meaning in entries.items():
+        if meaning == MINUS_ONE_TO_ONE or (key == MINUS_ONE_TO_ONE and isinstance(meaning, bool)):
+            continue
+        if isinstance(meaning, list | tuple) and len(meaning) == 2:
+            if all(map(_is_number, meaning)) and meaning[0] != meaning[1]:
+                continue
+        elif _is_number(meaning) and 0.0 <= cast("float", meaning) <= 1.0:
+            continue
+        raise ConfigError(
+            f"{where}: {path}{key}: Expected what the value stands for, a number from 0 to 1, or a scale: worst and "
+            f'best, such as [1, 5], or "{MINUS_ONE_TO_ONE}"'
+        )
+
+
+def _is_number(value: object) -> bool:
+    return isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value)
 
 
 def _check_kafka(kafka: Kafka, where: str) -> None:

@@ -72,6 +72,7 @@ class FeedbackTable(_Table, frozen=True, kw_only=True):
     """How feedback events are read and for how long they are joined with their decision."""
 
     field_map: dict[str, str] = field(default_factory=dict)
+    value_map: dict[str, Any] = field(default_factory=dict)  # bounded in checks
     join_window: Duration = Duration(3 * 86400.0)
     max_open: Annotated[int, Meta(ge=1, le=100_000_000)] = 1_000_000
     max_parked: Annotated[int, Meta(ge=1, le=10_000_000)] = 10_000

@@ -57,6 +57,7 @@ from banditroute.events.records import (
     edit_of,
     encode,
 )
+from banditroute.events.value_map import ValueMap
 
 __all__ = [
     "MAX_CONTEXT",
@@ -92,6 +93,7 @@ __all__ = [
     "Refusal",
     "Rejected",
     "Request",
+    "ValueMap",
     "Weights",
     "decode_decision",
     "decode_decision_key",

@@ -31,6 +31,7 @@ from banditroute.events.bounds import (
 )
 from banditroute.events.field_map import FieldMap
 from banditroute.events.second_reading import TOO_DEEP, Unreadable, explanation, parsed, read_again
+from banditroute.events.value_map import Unmapped, ValueMap
 
 T = TypeVar("T")
 
@@ -143,6 +144,7 @@ class Feedback(Struct, frozen=True, kw_only=True, omit_defaults=True, gc=False):
 
 
 _request_decoder = msgspec.json.Decoder(Request)
+_UNMAPPED: Final = ValueMap()
 _feedback_decoder = msgspec.json.Decoder(Feedback)
 
 
@@ -172,16 +174,28 @@ def decode_request(value: bytes | None, field_map: FieldMap | None = None) -> Re
     return again if isinstance(again, Rejected) else _check_request(again) or again
 
 
-def decode_feedback(value: bytes | None, field_map: FieldMap | None = None) -> Feedback | Rejected:
-    """Decode and validate one feedback event; never raises on bad bytes."""
-    if field_map is None and value is not None and len(value) <= MAX_FEEDBACK_BYTES:
+def decode_feedback(
+    value: bytes | None, field_map: FieldMap | None = None, value_map: ValueMap | None = None
+) -> Feedback | Rejected:
+    """Decode and validate one feedback event; never raises on bad bytes.
+
+    Parameters
+    ----------
+    value : bytes or None
+        The record's value.
+    field_map : FieldMap, optional
+        Where to find our fields in a foreign payload.
+    value_map : ValueMap, optional
+        What votes stand for; without it, what has one meaning only is read, such as a thumb of ``"up"``.
+    """
+    if field_map is None and value_map is None and value is not None and len(value) <= MAX_FEEDBACK_BYTES:
         try:
             feedback = _feedback_decoder.decode(value)
         except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):
             pass
         else:
             return _check_feedback(feedback, ascii_only=_is_ascii(value)) or feedback
-    again = _read(value, Feedback, MAX_FEEDBACK_BYTES, field_map)
+    again = _read(value, Feedback, MAX_FEEDBACK_BYTES, field_map, value_map or _UNMAPPED)
     return again if isinstance(again, Rejected) else _check_feedback(again) or again
 
 
@@ -193,8 +207,15 @@ def request_of(event: Request | Mapping[str, Any]) -> Request | Rejected:
     return request if isinstance(request, Rejected) else _check_request(request) or request
 
 
-def feedback_of(event: Feedback | Mapping[str, Any]) -> Feedback | Rejected:
-    """Validate feedback given as an object or a mapping (the library face)."""
+def feedback_of(
+    event: Feedback | Mapping[str, Any], value_map: ValueMap | None = None
+) -> Feedback | Rejected:
+    """Validate feedback given as an object or a mapping (the library face); a mapping's vote goes through the map."""
+    if isinstance(event, Mapping):
+        mapped = _mapped(event, value_map or _UNMAPPED)
+        if isinstance(mapped, Rejected):
+            return mapped
+        event = mapped
     feedback = _convert(event, Feedback)
     if isinstance(feedback, Feedback) and _check_feedback(feedback) is not None:
         feedback = _again(msgspec.to_builtins(feedback), Feedback)
@@ -248,7 +269,13 @@ def rejected(payload: Any, kind: Any) -> Rejected:
     return Rejected(explanation(payload, kind))
 
 
-def _read(value: bytes | None, kind: type[T], limit: int, field_map: FieldMap | None) -> T | Rejected:
+def _read(
+    value: bytes | None,
+    kind: type[T],
+    limit: int,
+    field_map: FieldMap | None,
+    value_map: ValueMap | None = None,
+) -> T | Rejected:
     """Read what is too large, comes through a field map, or was refused by the compiled decoder."""
     if value is None:
         return Rejected("the value is null; expected a JSON object")
@@ -267,7 +294,19 @@ def _read(value: bytes | None, kind: type[T], limit: int, field_map: FieldMap | 
     if not isinstance(payload, dict):
         return Rejected("the value is not a JSON object")
     picked = payload if field_map is None else field_map.pick(payload)
+    if value_map is not None:
+        mapped = _mapped(picked, value_map)
+        if isinstance(mapped, Rejected):
+            return mapped
+        picked = mapped
     return _convert(picked, kind) if strict else _again(picked, kind)
+
+
+def _mapped(payload: Mapping[str, Any], value_map: ValueMap) -> dict[str, Any] | Rejected:
+    try:
+        return value_map.read(payload)
+    except Unmapped as error:
+        return Rejected(error.args[0])
 
 
 def _convert(event: Any, kind: type[T]) -> T | Rejected:

@@ -110,7 +110,7 @@ def explanation(payload: Any, kind: Any) -> str:
 
 def _mended(value: Any, info: inspect.Type) -> Any:
     """Return a value with what has one meaning only put into the form of its type."""
-    value = _plain(value)
+    value = plain(value)
     if isinstance(info, inspect.UnionType):
         return _mended_union(value, info)
     if isinstance(value, str):
@@ -126,7 +126,7 @@ def _mended(value: Any, info: inspect.Type) -> Any:
     return value
 
 
-def _plain(value: Any) -> Any:
+def plain(value: Any) -> Any:
     """Return the Python number of a number of numpy, and None for what pandas writes where nothing is known."""
     if type(value).__module__.partition(".")[0] == "numpy" and hasattr(value, "tolist"):
         return value.tolist()

@@ -2,11 +2,21 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import NamedTuple
 
 from banditroute.catalog import Catalog
-from banditroute.events import Copied, Feedback, FieldMap, Rejected, decode_feedback, encode, readable_id
+from banditroute.events import (
+    Copied,
+    Feedback,
+    FieldMap,
+    Rejected,
+    ValueMap,
+    decode_feedback,
+    encode,
+    readable_id,
+)
+from banditroute.events.value_map import Meaning
 from banditroute.flow.copying.partitioner import PartitionerWatch
 from banditroute.flow.deciding.decider import InputRecord, OutputRecord, Poison
 
@@ -36,6 +46,8 @@ class Copier:
         Where our fields are in the user's payload.
     locate : callable
         Tells the partition of this process that holds an open decision of a request id, or None.
+    value_map : mapping, optional
+        What votes stand for; the journal holds the numbers.
     """
 
     def __init__(
@@ -44,28 +56,24 @@ class Copier:
         watch: PartitionerWatch,
         field_map: dict[str, str],
         locate: Callable[[str], int | None],
+        value_map: Mapping[str, Meaning] | None = None,
     ) -> None:
         self._catalog = catalog
         self._watch = watch
         self._locate = locate
         self._field_map = FieldMap(field_map) if field_map else None
+        self._value_map = ValueMap(value_map) if value_map else None
 
     def copy(self, source: int, records: Sequence[InputRecord]) -> CopiedBatch:
         """Turn feedback records of one partition, in offset order, into journal records."""
         targets: dict[int, list[OutputRecord]] = {}
         poison: list[Poison] = []
         events: list[tuple[InputRecord, Feedback]] = []
-        field_map, catalog = self._field_map, self._catalog
+        field_map, value_map, catalog = self._field_map, self._value_map, self._catalog
         for record in records:
-            feedback = decode_feedback(record.value, field_map)
-            if (
-                not isinstance(feedback, Rejected)
-                and feedback.model is not None
-                and feedback.model not in catalog
-            ):
-                feedback = Rejected(
-                    f"feedback names model '{feedback.model}', which is not in the catalog - at `$.model`"
-                )
+            feedback = decode_feedback(record.value, field_map, value_map)
+            if not isinstance(feedback, Rejected):
+                feedback = catalog.reported(feedback)
             if isinstance(feedback, Rejected):
                 reason = getattr(record, "damage", None) or feedback.reason
                 poison.append(Poison(record, reason, readable_id(record.value, field_map)))

@@ -125,8 +125,10 @@ class Engine:
         if self.names.reply is not None:
             self.reply_partitions = await self.client.partitions(self.names.reply)
         self._watch = PartitionerWatch(self.config.requests.partitioner, layout.partitions)
-        field_map = self.config.feedback.field_map
-        self.copier = Copier(self.learning.catalog, self._watch, field_map, self._locate)
+        feedback = self.config.feedback
+        self.copier = Copier(
+            self.learning.catalog, self._watch, feedback.field_map, self._locate, feedback.value_map
+        )
 
     async def _until_restored(self) -> None:
         while self._epoch == 0 or any(task.state is TaskState.RESTORING for task in self.partitions.values()):

@@ -11,7 +11,7 @@ from typing import Any, Final
 
 from banditroute.config import Config
 from banditroute.errors import DataSetError, MissingExtraError, TopicError
-from banditroute.events import Rejected, decode_feedback, encode
+from banditroute.events import Rejected, ValueMap, decode_feedback, encode
 from banditroute.events.field_map import FieldMap
 from banditroute.flow.deciding.decider import InputRecord
 from banditroute.flow.records.header import HEADER_NAME
@@ -103,6 +103,8 @@ async def export_log(client: Client, config: Config, folder: Path) -> dict[str, 
     ]
     decisions = pa.schema([*common, (HEADER_NAME, pa.binary())])
     votes = FieldMap(config.feedback.field_map) if config.feedback.field_map else None
+    values = ValueMap(config.feedback.value_map) if config.feedback.value_map else None
+    catalog = config.catalog
     done = {"decisions": 0, "feedback": 0, "rejected": 0}
     try:
         folder.mkdir(parents=True, exist_ok=True)  # noqa: ASYNC240 - once, before anything is under way
@@ -118,7 +120,9 @@ async def export_log(client: Client, config: Config, folder: Path) -> dict[str, 
             async for partition, records in _records(client, config.kafka.topics.feedback):
                 rows = []
                 for one in records:
-                    event = decode_feedback(one.value, votes)
+                    event = decode_feedback(one.value, votes, values)
+                    if not isinstance(event, Rejected):
+                        event = catalog.reported(event)
                     if isinstance(event, Rejected):
                         done["rejected"] += 1
                     else:
