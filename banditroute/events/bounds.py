@@ -9,6 +9,7 @@ from msgspec import Meta
 WIRE_VERSION: Final = 1
 
 MAX_REQUEST_BYTES: Final = 1 << 20
+MAX_BYTES_WITH_DATA: Final = 1 << 24  # of a request with pictures and files as base64, which are not counted
 MAX_FEEDBACK_BYTES: Final = 1 << 16
 MAX_ID_BYTES: Final = 256
 MAX_TAGS: Final = 64

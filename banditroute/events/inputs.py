@@ -8,13 +8,14 @@ from __future__ import annotations
 
 import math
 import re
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import Annotated, Any, Final, Literal, TypeVar
 
 import msgspec
 from msgspec import Meta, Struct
 
 from banditroute.events.bounds import (
+    MAX_BYTES_WITH_DATA,
     MAX_CONTEXT,
     MAX_EMBEDDING,
     MAX_FEEDBACK_BYTES,
@@ -43,6 +44,14 @@ _ID_IN_FRONT: Final = re.compile(  # behind short fields alone, so that nothing 
     rb'"request_id"\s*:\s*"([^"\\]{1,256})"'
 )
 _NO_LIMITS: Final = (None, None, None, None)
+_WITHOUT_TEXT: Final = frozenset(
+    ("image", "image_url", "input_image", "input_audio", "audio", "file", "input_file", "document", "video")
+)
+_CALLS: Final = frozenset(("tool_use", "function_call", "tool_call"))
+_LABELS: Final = frozenset(("type", "id", "tool_use_id", "call_id", "signature", "cache_control"))
+_DEEPEST: Final = 16  # of arguments and results
+# Pictures and files inside of a request: taken out before its size is looked at. What is left is JSON as before.
+_BASE64: Final = re.compile(rb'(;base64,|"(?:data|file_data)"\s*:\s*")(?:[A-Za-z0-9+/=_-]|\\/){1024,}')
 _BACKSLASH: Final = ord("\\")
 
 
@@ -53,22 +62,73 @@ class Rejected(Struct, frozen=True):
 
 
 class ContentPart(Struct, frozen=True, gc=False):
-    """One part of a multi-part chat message; only text parts are read."""
+    """One part of a multi-part chat message: text, thinking, a call of a tool or what it brought.
+
+    Pictures, sound and files count no text.
+    """
 
     type: str = "text"
     text: str = ""
+    thinking: Any = None
+    name: Any = None
+    input: Any = None
+    arguments: Any = None
+    content: Any = None
+    output: Any = None
+
+    @property
+    def told(self) -> str:
+        """All text of the part."""
+        if self.type in _WITHOUT_TEXT:
+            return self.text
+        told = [self.text] if self.text else []
+        if self.type in _CALLS and isinstance(self.name, str):
+            told.append(self.name)
+        for inner in (self.thinking, self.input, self.arguments, self.content, self.output):
+            if inner is not None:
+                told.extend(_texts_of(inner))
+        return "\n".join(told)
 
 
-class Message(Struct, frozen=True, gc=False):
-    """One chat message; multi-part content is joined into text."""
+class Message(Struct, frozen=True, gc=False, omit_defaults=True):
+    """One chat message; multi-part content and calls of tools are joined into text."""
 
     role: Annotated[str, Meta(max_length=64)] = ""
     content: str | tuple[ContentPart, ...] | None = None
+    tool_calls: Any = None
+    reasoning_content: Any = None
 
     def __post_init__(self) -> None:
-        if not isinstance(self.content, str):
-            text = "\n".join(part.text for part in self.content or ())
-            msgspec.structs.force_setattr(self, "content", text)
+        calls, reasoning = self.tool_calls, self.reasoning_content
+        if isinstance(self.content, str) and calls is None and reasoning is None:
+            return
+        content = self.content
+        text = content if isinstance(content, str) else "\n".join([part.told for part in content or ()])
+        extra = [each for inner in (reasoning, calls) if inner is not None for each in _texts_of(inner)]
+        force = msgspec.structs.force_setattr
+        force(self, "content", "\n".join([text, *extra] if text else extra) if extra else text)
+        force(self, "tool_calls", None)
+        force(self, "reasoning_content", None)
+
+
+def _texts_of(value: Any, depth: int = 0) -> Iterator[str]:
+    """Yield what counts as text in arguments of a tool or in its result, which may hold parts again."""
+    if isinstance(value, str):
+        if not (value.startswith("data:") and ";base64," in value[:256]):
+            yield value
+    elif depth >= _DEEPEST:
+        return
+    elif isinstance(value, Mapping):
+        if value.get("type") in _WITHOUT_TEXT:
+            return
+        for key, inner in value.items():
+            if key not in _LABELS:
+                yield from _texts_of(inner, depth + 1)
+    elif isinstance(value, list | tuple):
+        for inner in value:
+            yield from _texts_of(inner, depth + 1)
+    elif isinstance(value, int | float):
+        yield str(value)
 
 
 class Request(Struct, frozen=True, kw_only=True, omit_defaults=True, gc=False):
@@ -163,6 +223,8 @@ def decode_request(value: bytes | None, field_map: FieldMap | None = None) -> Re
     Request or Rejected
         Never raises on bad bytes.
     """
+    if value is not None and MAX_REQUEST_BYTES < len(value) <= MAX_BYTES_WITH_DATA:
+        value = _BASE64.sub(rb"\1", value)
     if field_map is None and value is not None and len(value) <= MAX_REQUEST_BYTES:  # the way of nearly all
         try:
             request = _request_decoder.decode(value)

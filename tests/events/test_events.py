@@ -673,3 +673,59 @@ def test_the_id_of_a_refused_record_is_found_through_the_field_map() -> None:
 def test_a_version_that_is_a_whole_float_is_the_version() -> None:
     assert isinstance(events.decode_request(b'{"v":1.0,"request_id":"r","prompt":"x"}'), Request)
     assert isinstance(events.decode_request(b'{"v":1.5,"request_id":"r","prompt":"x"}'), Rejected)
+
+
+@pytest.mark.parametrize(
+    "message",
+    [
+        {"content": None, "tool_calls": [{"id": "c", "type": "function", "function": {"arguments": SECRET}}]},
+        {"content": [{"type": "tool_use", "id": "t", "name": "find", "input": {"query": [SECRET]}}]},
+        {"content": [{"type": "tool_result", "content": [{"type": "text", "text": SECRET}]}]},
+        {"content": [{"type": "tool_result", "content": SECRET}]},
+        {"content": [{"type": "thinking", "thinking": SECRET, "signature": "s"}]},
+        {"content": "hi", "reasoning_content": SECRET},
+        {"content": [{"type": "input_text", "text": SECRET}]},
+        {"content": [{"type": "function_call_output", "output": SECRET}]},
+    ],
+)
+def test_calls_of_tools_their_results_and_thinking_count_as_text(message: dict[str, Any]) -> None:
+    value = json.dumps({"request_id": "r", "messages": [{"role": "assistant", **message}]}).encode()
+    request = events.decode_request(value)
+    assert isinstance(request, Request)
+    assert request.messages is not None
+    assert SECRET in str(request.messages[0].content)
+    assert events.request_of(json.loads(value)) == request
+    assert events.decode_request(events.encode(request)) == request
+
+
+def test_pictures_and_files_count_no_text() -> None:
+    picture = "data:image/png;base64," + "A" * 5000
+    parts = [
+        {"type": "image_url", "image_url": {"url": picture}},
+        {"type": "image", "source": {"type": "base64", "data": "A" * 5000}},
+        {"type": "tool_result", "content": [{"type": "image", "source": {"data": "A" * 5000}}]},
+        {"type": "input_audio", "input_audio": {"data": "A" * 5000}},
+    ]
+    value = json.dumps({"request_id": "r", "messages": [{"role": "user", "content": parts}]}).encode()
+    request = events.decode_request(value)
+    assert isinstance(request, Request)
+    assert request.messages is not None
+    assert not str(request.messages[0].content).strip()
+
+
+@pytest.mark.parametrize(
+    "part",
+    [
+        {"type": "image_url", "image_url": {"url": "data:image/png;base64," + "A/" * 700_000}},
+        {"type": "image", "source": {"type": "base64", "data": "A" * 1_400_000}},
+    ],
+)
+def test_a_large_picture_does_not_make_a_request_too_large(part: dict[str, Any]) -> None:
+    messages = [{"role": "user", "content": [{"type": "text", "text": "what is this?"}, part]}]
+    value = json.dumps({"request_id": "r", "messages": messages}).encode()
+    for each in (value, value.replace(b"A/", b"A\\/")):
+        request = events.decode_request(each)
+        assert isinstance(request, Request)
+        assert request.messages is not None
+        assert str(request.messages[0].content).strip() == "what is this?"
+    assert isinstance(events.decode_request(value + b" " * (16 << 20)), Rejected)
