@@ -107,7 +107,7 @@ class World:
         self.chance = random.Random(seed)
         self.clock = Clock()
         self.log = MemoryBroker(clock=self.clock)
-        broker = Broker("memory", "", True, True, True, False, log=self.log)
+        broker = Broker("memory", "", log=self.log)
         engine = {
             "publish_interval": "15ms",
             "expire_interval": "15ms",

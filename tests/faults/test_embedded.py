@@ -78,7 +78,7 @@ async def test_produce_errors_and_lost_acknowledgements_change_nothing(
 ) -> None:
     chance = random.Random(seed)
     stream = Stream(
-        Broker("embedded", embedded.bootstrap, False, False, False, False),
+        Broker("embedded", embedded.bootstrap),
         kafka={"request_timeout": "1s"},
         engine={"max_batch": 10},
     )
@@ -132,7 +132,7 @@ def test_connections_that_are_lost_at_the_moment_of_writing_are_a_broker_that_is
     embedded: EmbeddedBroker,
 ) -> None:
     pytest.importorskip("uvloop", reason="asyncio's own transports take such a write in silence")
-    stream = Stream(Broker("embedded", embedded.bootstrap, False, False, False, False))
+    stream = Stream(Broker("embedded", embedded.bootstrap))
 
     async def work() -> None:
         async with stream.users():
@@ -159,7 +159,7 @@ def test_connections_that_are_lost_at_the_moment_of_writing_are_a_broker_that_is
 @pytest.mark.asyncio
 async def test_a_topic_is_not_said_to_be_missing_while_no_broker_answers() -> None:
     with EmbeddedBroker() as embedded:
-        broker = Broker("embedded", embedded.bootstrap, False, False, False, False)
+        broker = Broker("embedded", embedded.bootstrap)
         stream = Stream(broker, kafka={"startup_timeout": "1s", "request_timeout": "1s"})
         await stream.user.start()
         assert await stream.user.partitions(stream.names.journal) == 4
@@ -170,7 +170,7 @@ async def test_a_topic_is_not_said_to_be_missing_while_no_broker_answers() -> No
 
 @pytest.mark.asyncio
 async def test_a_state_record_of_many_mebibytes_is_written_and_read_back(embedded: EmbeddedBroker) -> None:
-    stream = Stream(Broker("embedded", embedded.bootstrap, False, False, False, False))
+    stream = Stream(Broker("embedded", embedded.bootstrap))
     spec = stream.spec
     state = genesis_state(0, 64, spec.spec_id, spec.settings, Genesis(log_epoch=1, hash_key=""))
     chance = np.random.default_rng(1)
