@@ -114,9 +114,16 @@ def check(
     offline: Annotated[
         bool, typer.Option("--offline", help="The configuration alone; no broker is asked.")
     ] = False,
+    sample: Annotated[
+        Path | None, typer.Option(help="JSON lines: print what the first records become, or why not.")
+    ] = None,
+    kind: Annotated[str, typer.Option(help="Of the sample: requests or feedback.")] = "requests",
     as_json: Json = False,
 ) -> None:
     """Check the configuration, the broker, the topics and the stored state."""
+    if sample is not None:
+        _check_sample(_load(config, quiet=True), sample, kind, as_json)
+        return
     if offline:
         loaded = _load(config, quiet=True)
         _print({"ok": True, "models": list(loaded.catalog.names)}, as_json)
@@ -124,6 +131,24 @@ def check(
     from banditroute.runtime.process import serve  # noqa: PLC0415
 
     _print({"ok": True, **serve.run(serve.check(_load(config, quiet=True)))}, as_json)
+
+
+def _check_sample(config: Config, path: Path, kind: str, as_json: bool) -> None:
+    from banditroute.cli.sample import sample  # noqa: PLC0415
+
+    if kind not in ("requests", "feedback"):
+        raise ConfigError(f"--kind is requests or feedback, got {kind}")
+    rows = sample(config, path, kind)
+    refused = sum("refused" in row for row in rows)
+    if as_json:
+        _print({"ok": not refused, "refused": refused, "records": rows}, as_json)
+    else:
+        for row in rows:
+            text = f"refused: {row['refused']}" if "refused" in row else orjson.dumps(row["becomes"]).decode()
+            print(f"line {row['line']}: {text}")
+        print(f"{len(rows) - refused} of {len(rows)} are read")
+    if refused:
+        raise typer.Exit(1)
 
 
 @topics_app.command("create")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from banditroute.events.bounds import (
+    MAX_BYTES_WITH_DATA,
     MAX_CONTEXT,
     MAX_EMBEDDING,
     MAX_FEEDBACK_BYTES,
@@ -60,6 +61,7 @@ from banditroute.events.records import (
 from banditroute.events.value_map import ValueMap
 
 __all__ = [
+    "MAX_BYTES_WITH_DATA",
     "MAX_CONTEXT",
     "MAX_EMBEDDING",
     "MAX_FEEDBACK_BYTES",
