@@ -15,6 +15,7 @@ from banditroute.events import MAX_ID_BYTES, Feedback, Rejected, Request
 
 MAX_MODELS = 256
 MAX_USD_PER_MTOK = 1e6
+_VISION = "vision"  # what a picture needs, where some model declares it
 _MOST_RESOLVED = 4096  # reported names remembered
 
 Price = Annotated[float, Meta(ge=0.0, le=MAX_USD_PER_MTOK)]
@@ -186,9 +187,12 @@ class Catalog:
             One flag per model, in catalog order.
         """
         tokens = input_tokens + (request.max_output_tokens or 0)
+        needs = set(request.needs)
+        if request.pictures and any(_VISION in model.capabilities for model in self.models):
+            needs.add(_VISION)
         return [
             (model.context_window is None or tokens <= model.context_window)
-            and (not request.needs or set(request.needs) <= set(model.capabilities))
+            and (not needs or needs <= set(model.capabilities))
             and (not request.allow or _named(model, request.allow))
             and not (request.deny and _named(model, request.deny))
             for model in self.models

@@ -496,3 +496,18 @@ def _environment() -> dict[str, str]:
         **os.environ,
         "PYTHONPATH": os.pathsep.join(str(root / folder) for folder in (".", "features", "sim")),
     }
+
+
+@pytest.mark.parametrize(("declared", "eligible"), [(True, {"sees"}), (False, {"sees", "blind"})])
+def test_a_picture_needs_vision_where_a_model_declares_it(declared: bool, eligible: set[str]) -> None:
+    price = {"input_usd_per_mtok": 1.0, "output_usd_per_mtok": 1.0}
+    sees = {"name": "sees", **price} | ({"capabilities": ["vision"]} if declared else {})
+    router = Router.from_dict({"models": [{"name": "blind", **price}, sees]})
+    parts = [
+        {"type": "text", "text": "what is it?"},
+        {"type": "image_url", "image_url": {"url": "https://x/y.png"}},
+    ]
+    decision = router.decide({"request_id": "r", "messages": [{"role": "user", "content": parts}]})
+    assert {decision.model, *decision.fallbacks} == eligible
+    other = router.decide({"request_id": "s", "messages": [{"role": "user", "content": "hello"}]})
+    assert {other.model, *other.fallbacks} == {"sees", "blind"}

@@ -47,6 +47,7 @@ _NO_LIMITS: Final = (None, None, None, None)
 _WITHOUT_TEXT: Final = frozenset(
     ("image", "image_url", "input_image", "input_audio", "audio", "file", "input_file", "document", "video")
 )
+_PICTURES: Final = frozenset(("image", "image_url", "input_image"))
 _CALLS: Final = frozenset(("tool_use", "function_call", "tool_call"))
 _LABELS: Final = frozenset(("type", "id", "tool_use_id", "call_id", "signature", "cache_control"))
 _DEEPEST: Final = 16  # of arguments and results
@@ -77,6 +78,14 @@ class ContentPart(Struct, frozen=True, gc=False):
     output: Any = None
 
     @property
+    def pictured(self) -> bool:
+        """Whether it is a picture, or the result of a tool that holds one."""
+        inner = self.content if isinstance(self.content, list | tuple) else ()
+        return self.type in _PICTURES or any(
+            isinstance(each, Mapping) and each.get("type") in _PICTURES for each in inner
+        )
+
+    @property
     def told(self) -> str:
         """All text of the part."""
         if self.type in _WITHOUT_TEXT:
@@ -97,6 +106,7 @@ class Message(Struct, frozen=True, gc=False, omit_defaults=True):
     content: str | tuple[ContentPart, ...] | None = None
     tool_calls: Any = None
     reasoning_content: Any = None
+    pictures: bool | None = None  # ours: set where a part is one
 
     def __post_init__(self) -> None:
         calls, reasoning = self.tool_calls, self.reasoning_content
@@ -109,6 +119,8 @@ class Message(Struct, frozen=True, gc=False, omit_defaults=True):
         force(self, "content", "\n".join([text, *extra] if text else extra) if extra else text)
         force(self, "tool_calls", None)
         force(self, "reasoning_content", None)
+        if isinstance(content, tuple) and any(part.pictured for part in content):
+            force(self, "pictures", True)
 
 
 def _texts_of(value: Any, depth: int = 0) -> Iterator[str]:
@@ -158,6 +170,11 @@ class Request(Struct, frozen=True, kw_only=True, omit_defaults=True, gc=False):
     max_cost_usd: NonNegative | None = None
     max_latency_ms: Positive | None = None
     deadline: float | None = None
+
+    @property
+    def pictures(self) -> bool:
+        """Whether a message holds a picture."""
+        return self.messages is not None and any(message.pictures for message in self.messages)
 
 
 class Feedback(Struct, frozen=True, kw_only=True, omit_defaults=True, gc=False):

@@ -221,7 +221,7 @@ class Decider:
                 in_force[index] = fields.prices.get(name, in_force[index])
         anyone = self._catalog.unrestricted
         for i, request in enumerate(requests):
-            if not anyone or request.needs or request.allow or request.deny:
+            if not anyone or request.needs or request.allow or request.deny or request.pictures:
                 eligible[i] = self._catalog.eligible(request, float(tokens[i]))
             if request.input_tokens is not None:
                 limits[i, _ESTIMATED] = 0.0
