@@ -11,10 +11,12 @@ from msgspec.structs import replace
 
 from banditroute.aliases import candidates
 from banditroute.errors import ConfigError
-from banditroute.events import MAX_ID_BYTES, Feedback, Rejected, Request
+from banditroute.events import MAX_ID_BYTES, Feedback, Rejected, Request, measured
 
 MAX_MODELS = 256
 MAX_USD_PER_MTOK = 1e6
+LEAST_USD_PER_MTOK = 0.001  # cheaper, but not free: a price per token or per thousand
+USUAL_USD_PER_MTOK = 1000.0  # dearer: another unit or currency
 _VISION = "vision"  # what a picture needs, where some model declares it
 _MOST_RESOLVED = 4096  # reported names remembered
 
@@ -41,6 +43,13 @@ class Model(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     prior_quality: Annotated[float, Meta(ge=0.0, le=1.0)] | None = None
     prior_latency_ms: Annotated[float, Meta(gt=0.0, le=1e9)] | None = None
     paused: bool = False
+
+    def price_keys(self) -> list[tuple[str, float]]:
+        """Return every price per million tokens with its key."""
+        return [
+            ("input_usd_per_mtok", self.input_usd_per_mtok),
+            ("output_usd_per_mtok", self.output_usd_per_mtok),
+        ]
 
 
 class Catalog:
@@ -137,7 +146,11 @@ class Catalog:
         return found
 
     def reported(self, feedback: Feedback) -> Feedback | Rejected:
-        """Return feedback under the catalog's name of the model that it reports, or why that is not clear."""
+        """Return feedback as the journal takes it, or why not.
+
+        The model that it reports has the name of the catalog, and numbers that are no measurement are gone.
+        """
+        feedback = measured(feedback)
         if feedback.model is None:
             return feedback
         model = self.resolve(feedback.model)

@@ -246,16 +246,15 @@ class Router:
         """
         feedback = list(feedback)
         events = None if self._value_map is not None else feedback_each(feedback)
-        models = {event.model for event in events or ()} - {None}
-        if events is None or any(model not in self._catalog for model in models):
-            events = [
-                self._valid_feedback(event, f"feedback {index}") for index, event in enumerate(feedback)
-            ]
-        if events:
+        reported = [self._catalog.reported(event) for event in events or ()]
+        valid = [event for event in reported if not isinstance(event, Rejected)]
+        if len(valid) < len(feedback):
+            valid = [self._valid_feedback(event, f"feedback {index}") for index, event in enumerate(feedback)]
+        if valid:
             self._advance(now)
         first, stamp = self._feedback, int(self._now_ms)
-        self._feedback += len(events)
-        copied = [Copied((0, number), event) for number, event in enumerate(events, first)]
+        self._feedback += len(valid)
+        copied = [Copied((0, number), event) for number, event in enumerate(valid, first)]
         outcomes: list[str] = []
         while copied:
             start, count = self._partition.learner.j, len(copied)

@@ -115,7 +115,7 @@ def test_nothing_is_learned_if_one_of_many_events_is_not_valid() -> None:
     before = router.ledger
     with pytest.raises(InputError, match="feedback 8 is not valid: a thumb's value"):
         router.learn_many([*good, {"request_id": "r8", "kind": "thumb", "value": 0.5}])
-    with pytest.raises(InputError, match="feedback 8 names model 'other'"):
+    with pytest.raises(InputError, match="feedback 8 is not valid: feedback names model 'other'"):
         router.learn_many([*good, {"request_id": "r8", "kind": "thumb", "value": True, "model": "other"}])
     assert router.ledger == before
     assert router.learn_many([]) == []

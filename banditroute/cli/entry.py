@@ -19,7 +19,7 @@ from banditroute.cli.rehearse import rehearse
 from banditroute.cli.replay import replay
 from banditroute.cli.simulate import simulate
 from banditroute.cli.state import state_app
-from banditroute.config import Config, Logging, load
+from banditroute.config import Config, Logging, load, unusual_price, warnings
 from banditroute.errors import BanditrouteError, ConfigError, DataSetError
 from banditroute.events import PauseEdit, PriceEdit
 
@@ -126,11 +126,23 @@ def check(
         return
     if offline:
         loaded = _load(config, quiet=True)
-        _print({"ok": True, "models": list(loaded.catalog.names)}, as_json)
+        _print_checked({"models": list(loaded.catalog.names)}, loaded, as_json)
         return
     from banditroute.runtime.process import serve  # noqa: PLC0415
 
-    _print({"ok": True, **serve.run(serve.check(_load(config, quiet=True)))}, as_json)
+    loaded = _load(config, quiet=True)
+    _print_checked(serve.run(serve.check(loaded)), loaded, as_json)
+
+
+def _print_checked(result: dict[str, Any], config: Config, as_json: bool) -> None:
+    """Print the result of a check with what in the configuration looks like a mistake."""
+    told = warnings(config)
+    if as_json:
+        _print({"ok": True, **result, "warnings": told}, as_json)
+        return
+    _print({"ok": True, **result}, as_json)
+    for text in told:
+        print(f"warning: {text}")
 
 
 def _check_sample(config: Config, path: Path, kind: str, as_json: bool) -> None:
@@ -146,6 +158,8 @@ def _check_sample(config: Config, path: Path, kind: str, as_json: bool) -> None:
         for row in rows:
             text = f"refused: {row['refused']}" if "refused" in row else orjson.dumps(row["becomes"]).decode()
             print(f"line {row['line']}: {text}")
+            if "unmeasured" in row:
+                print(f"  not learned from, as no answer has such a number: {', '.join(row['unmeasured'])}")
         print(f"{len(rows) - refused} of {len(rows)} are read")
     if refused:
         raise typer.Exit(1)
@@ -184,7 +198,9 @@ def control_price(
         if not 0.0 <= price <= MAX_USD_PER_MTOK:
             raise ConfigError(f"{name}: expected a price from 0 to {MAX_USD_PER_MTOK:.0f}, got {price:g}")
     number = serve.run(serve.control(loaded, PriceEdit(model, input_usd_per_mtok, output_usd_per_mtok)))
-    _print({"control": number, "model": model}, as_json)
+    unusual = {name: unusual_price(price) for name, price in prices.items()}
+    told = [f"{name}: {text}" for name, text in unusual.items() if text]
+    _print({"control": number, "model": model} | ({"warnings": told} if told or as_json else {}), as_json)
 
 
 @control_app.command("pause")

@@ -17,6 +17,7 @@ from banditroute.events import (
     ValueMap,
     decode_feedback,
     decode_request,
+    unmeasured,
 )
 
 MOST_RECORDS = 10
@@ -39,6 +40,7 @@ def sample(config: Config, path: Path, kind: str) -> list[dict[str, Any]]:
     -------
     list of dict
         Per record ``line`` and either ``becomes`` or ``refused``; of texts and vectors their length alone.
+        ``unmeasured`` names the numbers that no answer has and that are not learned from.
 
     Raises
     ------
@@ -62,6 +64,7 @@ def sample(config: Config, path: Path, kind: str) -> list[dict[str, Any]]:
 
 def _read(config: Config, line: bytes, kind: str) -> dict[str, Any]:
     event: Any
+    left_out: tuple[str, ...] = ()
     if kind == "requests":
         fields = config.requests.field_map
         event = decode_request(line, FieldMap(fields) if fields else None)
@@ -71,10 +74,10 @@ def _read(config: Config, line: bytes, kind: str) -> dict[str, Any]:
             line, FieldMap(fields) if fields else None, ValueMap(values) if values else None
         )
         if not isinstance(event, Rejected):
+            left_out = unmeasured(event)
             event = config.catalog.reported(event)
     if isinstance(event, Rejected):
         return {"refused": event.reason}
     built = msgspec.to_builtins(event)
-    return {
-        "becomes": {key: len(each) if key in _WITHHELD else each for key, each in built.items()},
-    }
+    becomes = {key: len(each) if key in _WITHHELD else each for key, each in built.items()}
+    return {"becomes": becomes} | ({"unmeasured": list(left_out)} if left_out else {})

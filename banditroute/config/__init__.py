@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from banditroute.config.loading import from_dict, load, parse
+from banditroute.config.suspicious import unusual_price, warnings
 from banditroute.config.tables import (
     Config,
     Engine,
@@ -31,4 +32,6 @@ __all__ = [
     "from_dict",
     "load",
     "parse",
+    "unusual_price",
+    "warnings",
 ]

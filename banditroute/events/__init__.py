@@ -58,9 +58,11 @@ from banditroute.events.records import (
     edit_of,
     encode,
 )
+from banditroute.events.usage import LEAST_LATENCY_MS, MOST_LATENCY_MS, measured, unmeasured
 from banditroute.events.value_map import ValueMap
 
 __all__ = [
+    "LEAST_LATENCY_MS",
     "MAX_BYTES_WITH_DATA",
     "MAX_CONTEXT",
     "MAX_EMBEDDING",
@@ -71,6 +73,7 @@ __all__ = [
     "MAX_REQUEST_BYTES",
     "MAX_TAGS",
     "MAX_TOKENS",
+    "MOST_LATENCY_MS",
     "QUALITY_KINDS",
     "WIRE_VERSION",
     "Alert",
@@ -107,7 +110,9 @@ __all__ = [
     "encode",
     "feedback_each",
     "feedback_of",
+    "measured",
     "readable_id",
     "request_of",
     "requests_of",
+    "unmeasured",
 ]

@@ -425,3 +425,13 @@ def test_memory_does_not_grow_with_the_texts(tmp_path):
 def test_a_data_set_error_names_its_folder(tmp_path):
     with pytest.raises(DataSetError, match="nowhere"):
         load_prices(Path("nowhere"))
+
+
+def test_latencies_that_are_no_measurement_are_unknown_and_told(tmp_path):
+    prompts, outcomes = tables(60)
+    outcomes["latency_s"][:3] = [0.0, 1e-6, 1e8]
+    prices = {"prices_per_m": {name: PRICES[name] for name in ("small", "large")}}
+    folder = write(tmp_path / "set", prompts, outcomes, prices)
+    told = replayed("--dataset", folder, "--shuffles", 1)
+    assert "3 latencies below 1 ms or above a day count as unknown" in told["notes"]
+    assert np.isnan(DataSet.load(folder).latency_s).sum() == 3

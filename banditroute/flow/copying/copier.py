@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from typing import NamedTuple
 
@@ -15,6 +16,7 @@ from banditroute.events import (
     decode_feedback,
     encode,
     readable_id,
+    unmeasured,
 )
 from banditroute.events.value_map import Meaning
 from banditroute.flow.copying.partitioner import PartitionerWatch
@@ -22,12 +24,16 @@ from banditroute.flow.deciding.decider import InputRecord, OutputRecord, Poison
 
 
 class CopiedBatch(NamedTuple):
-    """Journal records by target partition; `through` is the offset after the last feedback looked at."""
+    """Journal records by target partition; `through` is the offset after the last feedback looked at.
+
+    `unmeasured` counts, by the name of the field, the numbers that no answer has and that were left out.
+    """
 
     targets: dict[int, list[OutputRecord]]
     poison: list[Poison]
     copied: int
     through: int
+    unmeasured: Counter[str]
 
 
 class Copier:
@@ -69,10 +75,12 @@ class Copier:
         targets: dict[int, list[OutputRecord]] = {}
         poison: list[Poison] = []
         events: list[tuple[InputRecord, Feedback]] = []
+        left_out: Counter[str] = Counter()
         field_map, value_map, catalog = self._field_map, self._value_map, self._catalog
         for record in records:
             feedback = decode_feedback(record.value, field_map, value_map)
             if not isinstance(feedback, Rejected):
+                left_out.update(unmeasured(feedback))
                 feedback = catalog.reported(feedback)
             if isinstance(feedback, Rejected):
                 reason = getattr(record, "damage", None) or feedback.reason
@@ -89,7 +97,7 @@ class Copier:
             for target in range(self._watch.count) if home is None else (home,):
                 targets.setdefault(target, []).append(copied)
         poison.sort(key=lambda refused: refused.record.offset)
-        return CopiedBatch(targets, poison, len(records) - len(poison), records[-1].offset + 1)
+        return CopiedBatch(targets, poison, len(records) - len(poison), records[-1].offset + 1, left_out)
 
     def _home(self, feedback: Feedback, by_key: int | None) -> int | Rejected | None:
         """Return where a feedback belongs, None for everywhere; `by_key` is what the partitioner says."""

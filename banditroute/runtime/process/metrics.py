@@ -30,6 +30,7 @@ _COUNTERS: Final = {
     "repeats": "Requests whose id had an open decision already.",
     "poison": "Requests and feedback that could not be read; each is on the dead-letter topic.",
     "feedback_copied": "Feedback copied into the journals.",
+    "unmeasured": "Numbers in feedback that no answer has, such as a latency of 0: not learned from.",
     "restored": "Partitions restored.",
 }
 

@@ -11,7 +11,7 @@ import threading
 from collections.abc import Awaitable, Callable, Coroutine
 from typing import Any, Final, TypeVar
 
-from banditroute.config import Config
+from banditroute.config import Config, warnings
 from banditroute.errors import BrokerError, TopicError
 from banditroute.events import Edit, encode
 from banditroute.flow.deciding.decider import OutputRecord
@@ -42,6 +42,8 @@ def run(work: Coroutine[Any, Any, T]) -> T:
 
 async def serve(config: Config, *, init: bool) -> None:
     """Run an engine until SIGTERM or SIGINT, then drain it; raises what stopped it otherwise."""
+    for text in warnings(config):
+        log.warning("%s", text)
     engine = Engine(config, init=init)
     asked = asyncio.Event()
     loop = asyncio.get_running_loop()

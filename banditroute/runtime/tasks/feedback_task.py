@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import asyncio
-from collections import deque
+import logging
+from collections import Counter, deque
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
@@ -14,6 +15,8 @@ from banditroute.runtime.tasks import letters
 
 if TYPE_CHECKING:
     from banditroute.runtime.tasks.engine import Engine
+
+log = logging.getLogger("banditroute.engine")
 
 
 class FeedbackTask:
@@ -27,6 +30,7 @@ class FeedbackTask:
         self._position: int | None = None
         self._records: deque[InputRecord] = deque()
         self._job: asyncio.Task[None] | None = None
+        self._told: set[str] = set()
 
     async def begin(self, start: int) -> None:
         """Find where to continue."""
@@ -90,9 +94,21 @@ class FeedbackTask:
             self.commit_to = batch.through
             engine.stats.feedback_copied += batch.copied
             engine.stats.poison += len(batch.poison)
+            engine.stats.unmeasured += batch.unmeasured.total()
+            self._tell(batch.unmeasured)
         except Exception as error:  # noqa: BLE001 - nothing may end a task in silence
             engine.die(error)
         finally:
             self._job = None
         self.kick()
         engine.wake()
+
+    def _tell(self, unmeasured: Counter[str]) -> None:
+        """Log once which fields hold numbers that no answer has."""
+        for name in sorted(unmeasured.keys() - self._told):
+            self._told.add(name)
+            log.warning(
+                "feedback reports a %s that no answer has, such as a latency of 0: it is not learned from; "
+                "leave the field out where it was not measured",
+                name,
+            )

@@ -17,6 +17,7 @@ class Stats:
     repeats: int = 0
     poison: int = 0
     feedback_copied: int = 0
+    unmeasured: int = 0
     restored: int = 0
 
 

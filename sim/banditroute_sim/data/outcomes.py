@@ -30,6 +30,7 @@ from banditroute_sim.data.reading import (
     OUTCOMES,
     PROMPTS,
     check_task,
+    forget_unmeasured,
 )
 
 Floats = NDArray[np.float64]
@@ -69,6 +70,8 @@ class Outcomes:
         Blocks of a context.
     prices : float64[K, 2]
         USD per million input and output tokens.
+    unmeasured : int
+        Latencies that were left out because no answer takes no time, or more than a day.
     """
 
     name: str
@@ -88,6 +91,7 @@ class Outcomes:
     feedback: Floats
     blocks: Sequence[Block]
     prices: Floats
+    unmeasured: int = 0
     scratch: object = field(default=None, repr=False)  # the folder of the arrays goes when this does
 
     def __len__(self) -> int:
@@ -97,6 +101,13 @@ class Outcomes:
     def dropped(self) -> int:
         """Prompts left out because the quality or the cost of one of the models is unknown."""
         return len(self.keys) - len(self.rows)
+
+    @property
+    def notes(self) -> list[str]:
+        """What of the data counts as unknown, as sentences."""
+        if not self.unmeasured:
+            return []
+        return [f"{self.unmeasured} latencies below 1 ms or above a day count as unknown"]
 
     def __getstate__(self) -> dict[str, Any]:
         # a worker process reads the arrays; the folder stays with the one who made it
@@ -175,6 +186,7 @@ def load_outcomes(
     scratch = _Scratch()
     keys = _keys(prompts)
     matrices = _matrices(outcomes, keys, chosen, judge, scratch)
+    unmeasured = forget_unmeasured(matrices["latency_s"])
     known = ~np.isnan(matrices["quality"] + matrices["cost_usd"])
     for column in ("quality", "cost_usd", *([judge] if judge else ())):
         for index, name in enumerate(chosen):
@@ -208,6 +220,7 @@ def load_outcomes(
         feedback=matrices[judge or "quality"],
         blocks=[(block.start, block.stop) for block in encoder.spec.blocks],
         prices=np.array([prices[name] for name in chosen]),
+        unmeasured=unmeasured,
         scratch=scratch,
     )
 

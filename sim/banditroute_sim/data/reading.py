@@ -12,7 +12,7 @@ import numpy as np
 import numpy.typing as npt
 
 from banditroute.errors import DataSetError
-from banditroute.events import MAX_ID_BYTES, MAX_TOKENS
+from banditroute.events import LEAST_LATENCY_MS, MAX_ID_BYTES, MAX_TOKENS, MOST_LATENCY_MS
 from banditroute_sim.data.tables import Table
 
 PROMPTS: Final = "prompts.parquet"
@@ -56,6 +56,7 @@ def read_folder(path: Path, models: Iterable[str] | None) -> dict[str, Any]:
                 raise DataSetError(
                     f"{outcomes.path} knows no {column} of the model '{name}': record it or leave the model out"
                 )
+    forget_unmeasured(matrices["latency_s"])
     keep = np.flatnonzero(~np.isnan(matrices["quality"] + matrices["cost_usd"]).any(axis=1))
     if not keep.size:
         raise DataSetError(
@@ -76,6 +77,16 @@ def read_folder(path: Path, models: Iterable[str] | None) -> dict[str, Any]:
         "dropped": len(ids) - keep.size,
         "listed_prices": listed_prices(meta, path / META),
     }
+
+
+def forget_unmeasured(latency_s: npt.NDArray[np.float64]) -> int:
+    """Make latencies that are no measurement unknown, in place, as feedback of the same kind is; return how many."""
+    with np.errstate(invalid="ignore"):
+        wrong = (latency_s < LEAST_LATENCY_MS / 1000.0) | (latency_s > MOST_LATENCY_MS / 1000.0)
+    count = int(np.count_nonzero(wrong))
+    if count:
+        latency_s[wrong] = np.nan
+    return count
 
 
 def check_task(task: str, path: Path) -> None:

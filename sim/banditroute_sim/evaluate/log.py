@@ -18,7 +18,7 @@ from numpy.typing import NDArray
 
 from banditroute.bandit.arithmetic.chance import request_key
 from banditroute.errors import DataSetError, StateError
-from banditroute.events import Decision, Rejected, decode_feedback, feedback_of
+from banditroute.events import Decision, Rejected, decode_feedback, feedback_of, measured
 from banditroute.flow.records.header import HEADER_NAME, Header, parse_header
 from banditroute_sim.evaluate.files import batches, find
 from banditroute_sim.evaluate.votes import Votes, decision_key, served_key
@@ -144,7 +144,7 @@ class ExportedLog:
         if isinstance(event, Rejected):
             self.rejected += 1
         else:
-            votes.add(event)
+            votes.add(measured(event))
 
     def batches(self) -> Iterator[Batch]:
         """See `Log.batches`."""

@@ -44,6 +44,7 @@ class LoggedWorld:
     """
 
     fresh = True
+    notes: Sequence[str] = ()
     present = "the models that served in the log"
 
     def __init__(self, sample: LoggedSample, config: Config, blocks: Sequence[Block], name: str) -> None:

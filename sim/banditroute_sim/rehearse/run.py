@@ -114,7 +114,7 @@ def rehearse(
     ConfigError
         If the configuration cannot be rehearsed.
     """
-    notes = check_replayable(config)
+    notes = [*check_replayable(config), *world.notes]
     config = per_request(config)
     if all(model.paused for model in config.catalog):
         raise ConfigError("every model of the catalog is paused: nothing can be rehearsed")

@@ -15,7 +15,7 @@ from banditroute.bandit.arithmetic.chance import request_key
 from banditroute.bandit.evidence.evidence import Evidence, ModelKey, Vote
 from banditroute.config import Config
 from banditroute.errors import DataSetError
-from banditroute.events import Decision, Feedback, Rejected, decode_feedback, feedback_of
+from banditroute.events import Decision, Feedback, Rejected, decode_feedback, feedback_of, measured
 from banditroute.flow.records.header import Header
 from banditroute_sim.evaluate.files import batches, find
 from banditroute_sim.evaluate.log import ExportedLog, read_decision, read_header
@@ -264,4 +264,4 @@ def _feedback(row: Mapping[str, Any]) -> Feedback | None:
         event = decode_feedback(value.encode() if isinstance(value, str) else value)
     else:
         event = feedback_of(value if isinstance(value, Mapping) else row)
-    return None if isinstance(event, Rejected) else event
+    return None if isinstance(event, Rejected) else measured(event)

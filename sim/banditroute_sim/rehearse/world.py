@@ -79,6 +79,8 @@ class World(Protocol):
     fresh : bool
         Whether a draw varies by all that is uncertain about the world. If not, "order" keeps to the rows as they are,
         and "resample" draws rows again.
+    notes : sequence of str
+        What of the data counts as unknown.
     """
 
     @property
@@ -98,6 +100,9 @@ class World(Protocol):
 
     @property
     def fresh(self) -> bool: ...  # noqa: D102
+
+    @property
+    def notes(self) -> Sequence[str]: ...  # noqa: D102
 
     def draw(self, seed: int, requests: int, how: How) -> Drawn:
         """Draw requests; the same arguments give the same ones."""
@@ -153,7 +158,7 @@ class RecordedWorld:
                 f"{outcomes.name} has {len(rows)} prompts of use: a rehearsal needs {_LEAST_ROWS} at least"
             )
         self.name, self.models, self.blocks = outcomes.name, outcomes.models, outcomes.blocks
-        self.size = len(rows)
+        self.size, self.notes = len(rows), outcomes.notes
         self.present = f"always {present}"
         self._present = outcomes.models.index(present)
         self._share, self._delay = feedback_share, feedback_delay

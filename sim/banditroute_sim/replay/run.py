@@ -226,6 +226,7 @@ def replay_outcomes(
     if len(passes) < len(cases):
         notes.append(f"stopped after {len(passes)} of {len(cases)} passes")
     goal = Goal.of(config)
+    notes += outcomes.notes
     quality, cost = fixed_means(outcomes, outcomes.rows)
     mean = np.mean([one.mean for one in passes], axis=0)
     weight = float(mean[2]) if goal.cost_weight is None else goal.cost_weight
