@@ -36,11 +36,10 @@ class Board:
         self.slots: dict[int, State] = {}
 
     def put(self, state: State) -> bool:
-        """Take a record unless it is older than the one there; return whether it was taken."""
+        """Take a record if it supersedes the one there; return whether it was taken."""
         if state.spec_id != self._spec_id:
             return False
-        there = self.slots.get(state.partition)
-        if there is not None and _version(state) < _version(there):
+        if not state.supersedes(self.slots.get(state.partition)):
             return False
         self.slots[state.partition] = state
         return True
@@ -92,7 +91,3 @@ class Board:
             aged.scale(key, factor)
         aged.scale_shared(factor)
         return aged
-
-
-def _version(state: State) -> tuple[int, int]:
-    return (state.genesis.log_epoch, state.j)

@@ -87,11 +87,28 @@ async def test_a_damaged_state_record_raises_an_alert_and_an_older_one_is_used(d
     assert all("offset" in sentence for sentence in told)
 
 
-async def test_a_damaged_state_record_that_compaction_left_alone_is_refused() -> None:
+async def damage_what_compaction_leaves(world: World, partition: int) -> None:
+    """Make the newest state record a damaged one, which compaction leaves beside the genesis record."""
+    name = world.stream.names.state
+    newest = world.log.log(name, partition)[-1]
+    world.log.add(name, partition, [OutputRecord(newest.key, (newest.value or b"")[:-1])])
+    world.log.compact(name, partition)
+
+
+async def test_where_compaction_left_a_damaged_state_record_the_logs_are_read_from_genesis_on() -> None:
+    world = await learned(3)
+    await damage_what_compaction_leaves(world, 2)
+    await world.traffic(1)
+    await world.finish()
+    await world.prove()
+    assert any("checksum" in message for message in await alerts(world, "state"))
+
+
+async def test_where_compaction_left_nothing_but_damage_it_is_refused() -> None:
     world = await learned(3)
     names = world.stream.names
-    newest = world.log.log(names.state, 2)[-1]
-    world.log.add(names.state, 2, [OutputRecord(newest.key, (newest.value or b"")[:-1])])
+    for record in (world.log.log(names.state, 2)[0], world.log.log(names.state, 2)[-1]):
+        world.log.add(names.state, 2, [OutputRecord(record.key, (record.value or b"")[:-1])])
     world.log.compact(names.state, 2)
     sentence = await refusal(world.engine())
     assert "no state record of partition 2 can be used" in sentence

@@ -168,6 +168,9 @@ async def test_a_topic_is_not_said_to_be_missing_while_no_broker_answers() -> No
     await stream.user.stop()
 
 
+DIAGONAL = np.cumsum(np.arange(1, 65)) - 1
+
+
 @pytest.mark.asyncio
 async def test_a_state_record_of_many_mebibytes_is_written_and_read_back(embedded: EmbeddedBroker) -> None:
     stream = Stream(Broker("embedded", embedded.bootstrap))
@@ -177,6 +180,7 @@ async def test_a_state_record_of_many_mebibytes_is_written_and_read_back(embedde
     for number in range(400):
         row = state.evidence.row(RowKey(f"model-{number}"))
         row[:] = chance.random(row.shape)  # which no codec packs
+        row[state.evidence.layout.a][DIAGONAL] += 10.0
     value = encode_state(state)
     assert 7 << 20 < len(value) < MAX_STATE_BYTES
     async with stream.users():

@@ -18,6 +18,7 @@ from numpy.typing import NDArray
 
 from banditroute.bandit.evidence.evidence import Evidence, RowKey
 from banditroute.errors import StateError
+from banditroute.flow.records.plausibility import absurdity, are_sums
 from banditroute.flow.records.position import Fields, LearnerSettings
 
 MAGIC: Final = b"BRS1"
@@ -38,12 +39,16 @@ class Start(NamedTuple):
 
 
 class Genesis(Struct, frozen=True, kw_only=True):
-    """What is fixed when a partition's state begins; an older build kept no `start`."""
+    """What is fixed when a partition's state begins; an older build kept no `start`.
+
+    `reign` is 0 for what `topics create` writes; an import that takes another state's place raises it by one.
+    """
 
     log_epoch: int
     hash_key: str
     feedback_start: dict[int, int] = field(default_factory=dict)
     start: Start | UnsetType = UNSET
+    reign: int = 0
 
 
 class State(Struct, kw_only=True):
@@ -69,6 +74,26 @@ class State(Struct, kw_only=True):
         """The record's Kafka key: compaction keeps the newest per partition and spec."""
         return f"{self.partition}/{self.spec_id}".encode()
 
+    @property
+    def genesis_key(self) -> bytes:
+        """The key of a genesis record, which stays: that it came first has to be seen as long as there is a state."""
+        return f"{self.partition}/{self.spec_id}/{self.genesis.log_epoch}".encode()
+
+    def supersedes(self, there: State | None) -> bool:
+        """Tell whether this record takes the place of one that is before it in the log.
+
+        The first genesis record of a partition and spec begins its line: whatever another genesis has begun is ignored,
+        so that engines which were started at once agree. Within a line the record that covers more of the journal
+        counts, the later one of two that cover as much. A state that was imported in the place of another one begins a
+        new line, of a higher reign.
+        """
+        if there is None:
+            return True
+        ours, theirs = self.genesis, there.genesis
+        if ours.reign != theirs.reign:
+            return ours.reign > theirs.reign
+        return ours.log_epoch == theirs.log_epoch and self.j >= there.j
+
 
 class _Meta(Struct, kw_only=True):
     """The JSON part."""
@@ -88,6 +113,7 @@ class _Meta(Struct, kw_only=True):
     parked: int
     feedback_start: dict[int, int]
     start: Start | UnsetType = UNSET
+    reign: int | UnsetType = UNSET
     journal_mark: Mark | None = None
     decisions_mark: Mark | None = None
 
@@ -134,6 +160,7 @@ def encode_state(state: State) -> bytes:
         parked=state.parked,
         feedback_start=genesis.feedback_start,
         start=genesis.start,
+        reign=genesis.reign or UNSET,
         journal_mark=state.journal_mark,
         decisions_mark=state.decisions_mark,
     )
@@ -172,18 +199,26 @@ def decode_state(value: bytes | None) -> State:
         meta = _decoder.decode(value[_HEAD.size : _HEAD.size + length])
     except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
         raise StateError(f"a state record cannot be read: {error}") from error
+    tail = value[_HEAD.size + length : -_CRC.size]
+    wrong = absurdity(meta, len(tail))
+    if wrong is not None:
+        raise StateError(f"a state record is damaged: {wrong}")
     evidence = Evidence(meta.d)
     shared = evidence.layout.shared_size
     sizes = [len(evidence.layout.written(whole)) for *_, whole in meta.keys]
-    numbers = np.frombuffer(value[_HEAD.size + length : -_CRC.size], "<f8").astype(np.float64)
+    numbers = np.frombuffer(tail, "<f8").astype(np.float64)
     if numbers.size != shared + sum(sizes):
-        raise StateError("a state record holds another number of statistics than it says")
+        raise StateError("a state record is damaged: it holds another number of statistics than it says")
+    if not np.isfinite(numbers).all():
+        raise StateError("a state record is damaged: a statistic is not a finite number")
     evidence.shared[:] = numbers[:shared]
     start = shared
     for (name, generation, kind, whole), size in zip(meta.keys, sizes, strict=True):
         row = evidence.row(RowKey(name, generation, kind))
         row[evidence.layout.written(whole)] = numbers[start : start + size]
         start += size
+    if not all(are_sums(row, evidence.layout) for row in evidence.rows.values()):
+        raise StateError("a state record is damaged: its statistics are not sums of votes")
     return State(
         partition=meta.partition,
         spec_id=meta.spec_id,
@@ -193,6 +228,7 @@ def decode_state(value: bytes | None) -> State:
             hash_key=meta.hash_key,
             feedback_start=meta.feedback_start,
             start=meta.start,
+            reign=0 if meta.reign is UNSET else meta.reign,
         ),
         digest=meta.digest,
         j=meta.j,

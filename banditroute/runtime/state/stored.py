@@ -5,6 +5,8 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any, NamedTuple
 
+import msgspec
+
 from banditroute.bandit.evidence.evidence import Evidence, RowKey
 from banditroute.config import Config
 from banditroute.errors import BrokerError, StateError
@@ -35,7 +37,9 @@ async def stored(client: Client, config: Config, partition: int) -> Stored:
             except StateError as error:
                 found.damaged.append(f"{topic}-{partition} offset {record.offset}: {error}")
             else:
-                found.newest[state.spec_id] = state, record
+                there = found.newest.get(state.spec_id)
+                if state.supersedes(there[0] if there else None):
+                    found.newest[state.spec_id] = state, record
     return found
 
 
@@ -141,7 +145,10 @@ async def bring_in(
                 f"the file knows partition {number} up to journal offset {state.j}, the topic up to {there[0].j}: "
                 "an import does not go backwards unless --force is given"
             )
-        await restore(client, config, state, spec)
+        if there is not None and not state.supersedes(there[0]):
+            genesis = msgspec.structs.replace(state.genesis, reign=there[0].genesis.reign + 1)
+            by_partition[number] = msgspec.structs.replace(state, genesis=genesis)
+        await restore(client, config, by_partition[number], spec)
     await publish(client, config, by_partition)
     return {
         "partitions": len(by_partition),

@@ -125,7 +125,7 @@ async def read_state(
                 damaged.append(f"{topic}-{partition} offset {record.offset}: {error}")
                 continue
             if state.spec_id == spec.spec_id:
-                newest = state
+                newest = state if state.supersedes(newest) else newest
             else:
                 others.add(state.spec_id)
     if newest is None and others:
@@ -192,12 +192,20 @@ async def create_topics(
             journal_offset=(await client.bounds(names.journal, partition))[1],
         )
         try:
-            await client.append(names.state, partition, [OutputRecord(first.key, encode_state(first))])
+            await client.append(
+                names.state, partition, [OutputRecord(first.genesis_key, encode_state(first))]
+            )
         except AppendFailed as error:
             raise TopicError(
                 f"the genesis record of partition {partition} could not be written: {error}"
             ) from error
-        done.append(f"wrote the genesis record of partition {partition}")
+        # Others may have written theirs at the same moment: the first one in the log counts for all.
+        winner, _, _ = await read_state(client, config, partition, spec)
+        ours = winner is not None and winner.genesis.log_epoch == log_epoch
+        done.append(
+            f"wrote the genesis record of partition {partition}"
+            + ("" if ours else ", which does not count: another one was there first")
+        )
     return done
 
 

@@ -15,6 +15,7 @@ from collections.abc import Coroutine, Iterable, Sequence
 from enum import Enum
 from typing import TYPE_CHECKING, Any, Final
 
+from banditroute.errors import StateError
 from banditroute.flow.deciding.decider import DecidedBatch, InputRecord, OutputRecord
 from banditroute.flow.partition import Partition
 from banditroute.flow.records.snapshot import State, encode_state
@@ -379,10 +380,22 @@ class PartitionTask:
             partition.published_j = max(partition.published_j, state.j)
 
     def saw_state(self, state: State) -> None:
-        """Publish again when an older record of our own partition was written over a newer one."""
+        """Publish again when an older record of our own partition was written over a newer one.
+
+        Raises
+        ------
+        StateError
+            When a state was imported in the place of ours.
+        """
         partition = self.partition
-        spec_id = self._engine.learning.spec.spec_id
-        if partition is not None and state.spec_id == spec_id and state.j < partition.published_j:
+        if partition is None or state.spec_id != self._engine.learning.spec.spec_id:
+            return
+        if state.genesis.reign > partition.genesis.reign:
+            raise StateError(
+                f"another state of partition {self.number} was imported while this engine runs: start it again"
+            )
+        same = state.genesis.log_epoch == partition.genesis.log_epoch
+        if same and state.j < partition.published_j:
             partition.published_j = state.j
 
     # -- jobs --------------------------------------------------------------------------------------
