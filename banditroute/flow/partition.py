@@ -90,6 +90,7 @@ class Partition:
         self.learner = learner
         self._checkpoints: list[tuple[int, Fields]] = [(state.replay_from, state.anchor.copy())]
         self.published_j = state.j
+        self.expires_more = False
         self._announced = 0
         self._announced_at = 0.0
         self._controls: dict[int, Edit] = {}
@@ -342,11 +343,24 @@ class Partition:
         self._announced = self.learner.fields.D
         self._control_sent = -1
 
-    def expiry(self, now_ms: float, join_window_ms: float, max_open: int) -> OutputRecord | None:
-        """Return the Expire record that is due, if any."""
+    def expiry(
+        self, now_ms: float, join_window_ms: float, max_open: int, most: int | None = None
+    ) -> OutputRecord | None:
+        """Return the Expire record that is due, if any.
+
+        It closes `most` decisions at most and gives up that many parked records (more only if they have one and the
+        same timestamp); `expires_more` says afterwards whether that left some behind.
+        """
         learner = self.learner
         before = int(now_ms - join_window_ms)
-        upto = learner.pending.due(before, len(learner.pending) - max_open) or learner.fields.X
+        surplus = len(learner.pending) - max_open
+        upto = learner.pending.due(before, surplus, most) or learner.fields.X
+        whole = before
+        if most is not None:
+            before = learner.parked.before_of(before, most)
+            self.expires_more = before < whole or upto < (
+                learner.pending.due(whole, surplus, most + 1) or upto
+            )
         oldest = learner.parked.oldest()
         given_up = oldest is not None and oldest.timestamp < before
         return (

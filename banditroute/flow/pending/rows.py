@@ -248,8 +248,8 @@ class Rows:
         self._floor = self._first_block << BITS
         self._opened = max(self._opened, self._floor)
 
-    def due(self, before: int, surplus: int) -> int | None:
-        """Return the log offset behind the oldest decisions that are to be closed.
+    def due(self, before: int, surplus: int, most: int | None = None) -> int | None:
+        """Return the log offset behind the oldest decisions that are to be closed, `most` of them at most.
 
         From the oldest on, these are older than `before` (milliseconds) or among the first `surplus`.
         """
@@ -264,10 +264,12 @@ class Rows:
             passes = ~first | (rows["timestamp"].astype(np.int64) + block.timestamp < before)
             passes |= np.cumsum(first) <= surplus
             end = stop - row if passes.all() else int(np.argmin(passes))
-            closing = np.flatnonzero(first[:end])
+            closing = np.flatnonzero(first[:end])[:most]
             if len(closing):
                 upto = block.offset + int(block.offsets[row + closing[-1]]) + 1
-            if end < stop - row:
+            if most is not None:
+                most -= len(closing)
+            if end < stop - row or most == 0:
                 break
             surplus -= int(np.count_nonzero(first))
             at = (at >> BITS << BITS) + BLOCK

@@ -82,6 +82,16 @@ class Park:
         """Return what was parked by records with a timestamp below `before` (milliseconds), oldest first."""
         return [parked for parked in self if parked.timestamp < before]
 
+    def before_of(self, before: int, most: int) -> int:
+        """Return up to when records may be given up so that `most` of those older than `before` are.
+
+        More are only where they have the timestamp of the oldest.
+        """
+        if len(self._parked) <= most:
+            return before
+        old = sorted(parked.timestamp for parked in self._parked.values() if parked.timestamp < before)
+        return before if len(old) <= most else max(old[most], old[0] + 1)
+
     def waiting_for(
         self, identities: Iterable[Identity], request_offsets: Iterable[int], closed_below: int
     ) -> list[Parked]:

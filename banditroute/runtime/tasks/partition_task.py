@@ -35,6 +35,7 @@ RETRY_SECONDS: Final = 0.2
 MAX_RETRY_SECONDS: Final = 5.0
 DEBT_SECONDS: Final = 0.01
 JOURNAL_CHUNK: Final = 500  # journal records applied before other work gets its turn
+EXPIRED_AT_ONCE: Final = 2000  # decisions closed, or parked records given up, by one journal record
 
 
 class TaskState(Enum):
@@ -317,9 +318,11 @@ class PartitionTask:
             return
         self._settle_debts()
         feedback = self._engine.config.feedback
-        expire = expire or len(self._running().learner.pending) > feedback.max_open
+        partition = self._running()
+        expire = expire or partition.expires_more or len(partition.learner.pending) > feedback.max_open
         if expire and "journal-append" not in self._jobs:
-            record = self._running().expiry(now_ms, 1000.0 * feedback.join_window, feedback.max_open)
+            window = 1000.0 * feedback.join_window
+            record = partition.expiry(now_ms, window, feedback.max_open, EXPIRED_AT_ONCE)
             if record is not None:
                 self._start("journal-append", self._append([record]))
 
