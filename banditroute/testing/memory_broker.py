@@ -12,6 +12,7 @@ from banditroute.runtime.broker.ports import (
     AppendFailed,
     Assignment,
     RecordTooLarge,
+    TopicDescription,
     TopicPartition,
     TopicSpec,
 )
@@ -47,12 +48,20 @@ class MemoryBroker:
         self.members: list[MemoryClient] = []
         self.arrival = asyncio.Event()
         self.epoch = 0
+        self._ids: dict[str, tuple[int, str]] = {}
         self._begins: dict[tuple[str, int], int] = {}
         self._compacted: dict[tuple[str, int], set[int]] = {}
 
     def client(self) -> MemoryClient:
         """Return a new member's connection."""
         return MemoryClient(self)
+
+    def topic_id(self, topic: str) -> str:
+        """Return the id of a topic: another one once it was deleted and made anew."""
+        which = id(self.logs[topic])
+        if self._ids.get(topic, (0, ""))[0] != which:
+            self._ids[topic] = which, f"{len(self._ids) + 1:x}-{which:x}"
+        return self._ids[topic][1]
 
     def log(self, topic: str, partition: int) -> list[InputRecord]:
         """Return the records of one partition."""
@@ -130,6 +139,19 @@ class MemoryClient:
     async def bounds(self, topic: str, partition: int) -> tuple[int, int]:
         """Return the first offset kept and the length of the log."""
         return self._broker.begin(topic, partition), len(self._broker.log(topic, partition))
+
+    async def ends(self, topic: str, partitions: Sequence[int]) -> list[int]:
+        """Return the lengths of some logs."""
+        return [len(self._broker.log(topic, partition)) for partition in partitions]
+
+    async def describe(self, topics: Sequence[str]) -> dict[str, TopicDescription] | None:
+        """Return the topics that exist."""
+        logs = self._broker.logs
+        return {
+            name: TopicDescription(len(logs[name]), self._broker.topic_id(name))
+            for name in topics
+            if name in logs
+        }
 
     async def create(self, topics: Sequence[TopicSpec]) -> list[str]:
         """Create the topics that are missing and return their names."""

@@ -49,6 +49,9 @@ class Genesis(Struct, frozen=True, kw_only=True):
     feedback_start: dict[int, int] = field(default_factory=dict)
     start: Start | UnsetType = UNSET
     reign: int = 0
+    topic_ids: dict[str, str] = field(
+        default_factory=dict
+    )  # by what a topic is for, where the broker gives ids
 
 
 class State(Struct, kw_only=True):
@@ -114,6 +117,7 @@ class _Meta(Struct, kw_only=True):
     feedback_start: dict[int, int]
     start: Start | UnsetType = UNSET
     reign: int | UnsetType = UNSET
+    topic_ids: dict[str, str] | UnsetType = UNSET
     journal_mark: Mark | None = None
     decisions_mark: Mark | None = None
 
@@ -161,6 +165,7 @@ def encode_state(state: State) -> bytes:
         feedback_start=genesis.feedback_start,
         start=genesis.start,
         reign=genesis.reign or UNSET,
+        topic_ids=genesis.topic_ids or UNSET,
         journal_mark=state.journal_mark,
         decisions_mark=state.decisions_mark,
     )
@@ -229,6 +234,7 @@ def decode_state(value: bytes | None) -> State:
             feedback_start=meta.feedback_start,
             start=meta.start,
             reign=0 if meta.reign is UNSET else meta.reign,
+            topic_ids={} if meta.topic_ids is UNSET else meta.topic_ids,
         ),
         digest=meta.digest,
         j=meta.j,

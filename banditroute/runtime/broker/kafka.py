@@ -27,12 +27,14 @@ from banditroute.errors import BrokerError, BrokerUnavailable
 from banditroute.flow.deciding.decider import InputRecord, OutputRecord
 from banditroute.flow.deciding.encoded import BATCH_BYTES, EncodedRecords
 from banditroute.runtime.broker import closed_transport, damaged_records
+from banditroute.runtime.broker.metadata import describe
 from banditroute.runtime.broker.options import client_options
 from banditroute.runtime.broker.ports import (
     Ack,
     AppendFailed,
     Assignment,
     RecordTooLarge,
+    TopicDescription,
     TopicPartition,
     TopicSpec,
 )
@@ -44,6 +46,7 @@ log = logging.getLogger("banditroute.kafka")
 
 RETRY_SECONDS: Final = 0.5
 MAX_RETRY_SECONDS: Final = 5.0
+DESCRIBE_SECONDS: Final = 5.0
 POSITION_SECONDS: Final = 0.1
 closed_transport.install()
 damaged_records.install()
@@ -169,6 +172,19 @@ class KafkaClient:
         except KafkaError as error:
             raise BrokerError(f"cannot read the offsets of {topic}-{partition}: {error}") from error
         return int(begin[where]), int(end[where])
+
+    async def ends(self, topic: str, partitions: Sequence[int]) -> list[int]:
+        """Return the offsets of the next records of some partitions."""
+        where = [KafkaPartition(topic, partition) for partition in partitions]
+        try:
+            found = await self._require(self._asker).end_offsets(where) if where else {}
+        except KafkaError as error:
+            raise BrokerError(f"cannot read where the partitions of {topic} end: {error}") from error
+        return [int(found[each]) for each in where]
+
+    async def describe(self, topics: Sequence[str]) -> dict[str, TopicDescription] | None:
+        """Return the topics that exist; None where no broker answers, or none that knows topic ids."""
+        return await describe(self._require(self._producer).client, list(topics), DESCRIBE_SECONDS)
 
     async def create(self, topics: Sequence[TopicSpec]) -> list[str]:
         """Create the topics that are missing and return their names."""

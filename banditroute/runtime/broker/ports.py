@@ -37,6 +37,13 @@ class TopicSpec(NamedTuple):
     config: Mapping[str, str]
 
 
+class TopicDescription(NamedTuple):
+    """How many partitions a topic has, and its id where the broker gives topics one."""
+
+    partitions: int
+    topic_id: str | None
+
+
 class AppendFailed(Exception):
     """An append was not acknowledged: it may have landed once, twice or not at all, now or later."""
 
@@ -59,6 +66,12 @@ class Client(Protocol):
 
     async def bounds(self, topic: str, partition: int) -> tuple[int, int]:
         """Return the first offset kept and the offset of the next record."""
+
+    async def ends(self, topic: str, partitions: Sequence[int]) -> list[int]:
+        """Return the offsets of the next records of some partitions, asked for at once; raises BrokerError."""
+
+    async def describe(self, topics: Sequence[str]) -> dict[str, TopicDescription] | None:
+        """Return the topics that exist, now and without creating any; None where that cannot be told."""
 
     async def create(self, topics: Sequence[TopicSpec]) -> list[str]:
         """Create the topics that are missing and return their names."""

@@ -14,6 +14,7 @@ from banditroute.flow.partition import genesis_state
 from banditroute.flow.records.position import LearnerSettings
 from banditroute.flow.records.snapshot import MAX_STATE_BYTES, Genesis, State, decode_state, encode_state
 from banditroute.runtime.broker.ports import AppendFailed, Client, TopicPartition, TopicSpec
+from banditroute.runtime.state.topic_ids import ids_of
 
 DAY_MS: Final = 86_400_000
 
@@ -173,6 +174,7 @@ async def create_topics(
     feedback_start: dict[int, int] = {}
     log_epoch = now_ms << 20 | secrets.randbits(20)
     hash_key = secrets.token_hex(16)
+    topic_ids = await ids_of(client, names)
     for partition in range(layout.partitions):
         state, _, _ = await read_state(client, config, partition, spec)
         if state is not None:
@@ -180,7 +182,9 @@ async def create_topics(
         if not feedback_start:
             for source in range(layout.feedback):
                 feedback_start[source] = (await client.bounds(names.feedback, source))[latest]
-        genesis = Genesis(log_epoch=log_epoch, hash_key=hash_key, feedback_start=feedback_start)
+        genesis = Genesis(
+            log_epoch=log_epoch, hash_key=hash_key, feedback_start=feedback_start, topic_ids=topic_ids
+        )
         first = genesis_state(
             partition,
             spec.d,

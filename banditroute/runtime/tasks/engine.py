@@ -33,6 +33,7 @@ from banditroute.runtime.tasks.partition_task import PartitionTask, TaskState
 from banditroute.runtime.tasks.preparing import prepare
 from banditroute.runtime.tasks.reporting import Stats, report
 from banditroute.runtime.tasks.warm_up import warm_up
+from banditroute.runtime.tasks.watching import Watching
 
 log = logging.getLogger("banditroute.engine")
 
@@ -71,10 +72,11 @@ class Engine:
         self.names = config.kafka.topics
         self.client: Client = client or KafkaClient(config)
         self.stats = Stats()
-        self.learning = Learning(config, self._live)
+        self.learning = Learning(config, self.learners)
         self.partitions: dict[int, PartitionTask] = {}
         self.feedback: dict[int, FeedbackTask] = {}
         self.following = Following(self)
+        self.watching = Watching(self)
         self.alerts: Counter[str] = Counter()
         self.metrics = None if config.metrics.port is None else Metrics(self)
         self.reply_partitions = 1
@@ -85,6 +87,7 @@ class Engine:
         self._stopping = False
         self._jobs: set[asyncio.Future[None]] = set()
         self._epoch = 0
+        self._partitions = 0
         self._committed: dict[TopicPartition, int] = {}
 
     # -- life --------------------------------------------------------------------------------------
@@ -109,6 +112,7 @@ class Engine:
                 partial(judge, self),
                 partial(watch_drift, self),
                 self.following.loop,
+                self.watching.loop,
                 self._tick_loop,
                 self._publish_loop,
                 self._commit_loop,
@@ -122,6 +126,7 @@ class Engine:
 
     async def _prepare(self) -> None:
         layout = await prepare(self, init=self._init, admin=self._admin)
+        self._partitions = layout.partitions
         if self.names.reply is not None:
             self.reply_partitions = await self.client.partitions(self.names.reply)
         self._watch = PartitionerWatch(self.config.requests.partitioner, layout.partitions)
@@ -181,7 +186,7 @@ class Engine:
         return any(task.busy for task in running) or any(task.busy for task in self.feedback.values())
 
     async def _caught_up(self) -> bool:
-        for number, learner in self._live().items():
+        for number, learner in self.learners().items():
             try:
                 _, end = await self.client.bounds(self.names.journal, number)
             except BrokerError:
@@ -279,7 +284,8 @@ class Engine:
         """Return the tasks of what is owned."""
         return [*self.partitions.values(), *self.feedback.values()]
 
-    def _live(self) -> dict[int, Learner]:
+    def learners(self) -> dict[int, Learner]:
+        """Return the learners of the running partitions."""
         return {
             number: task.partition.learner
             for number, task in self.partitions.items()
@@ -289,7 +295,12 @@ class Engine:
     async def _follow_assignment(self) -> None:
         """Let go of what moved on, restore what came; the group's listener only records."""
         epoch, owned = self.client.assignment
-        requests = {where.partition for where in owned if where.topic == self.names.requests}
+        requests = {
+            where.partition
+            for where in owned
+            if where.topic == self.names.requests
+            and where.partition < self._partitions  # none that were added
+        }
         feedback = {where.partition for where in owned if where.topic == self.names.feedback}
         log.info("assignment %d: requests %s, feedback %s", epoch, sorted(requests), sorted(feedback))
         self._committed.clear()
@@ -366,7 +377,7 @@ class Engine:
 
     def _locate(self, request_id: str) -> int | None:
         return next(
-            (number for number, learner in self._live().items() if learner.has_request(request_id)), None
+            (number for number, learner in self.learners().items() if learner.has_request(request_id)), None
         )
 
     # -- reports -----------------------------------------------------------------------------------
@@ -374,7 +385,7 @@ class Engine:
     def ledger(self) -> Counter[str]:
         """Return the ledger of the running partitions, summed, with what is parked and open now."""
         total: Counter[str] = Counter()
-        for learner in self._live().values():
+        for learner in self.learners().values():
             total.update(learner.ledger)
             total.update({"parked": len(learner.parked), "open": len(learner.pending)})
         return total

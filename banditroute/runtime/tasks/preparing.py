@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 
 from banditroute.errors import TopicError
 from banditroute.runtime.broker.ports import TopicPartition
+from banditroute.runtime.state.topic_ids import names_of, refuse_made_anew
 from banditroute.runtime.state.topics import Layout, check_topics, create_topics, read_state
 
 if TYPE_CHECKING:
@@ -46,6 +47,7 @@ async def prepare(engine: Engine, *, init: bool, admin: bool) -> Layout:
         for line in await create_topics(client, config, learning.spec, int(engine.now_ms()), admin=admin):
             log.info(line)
     layout = await check_topics(client, config)
+    described = await engine.watching.begin()
     begin, _ = await client.bounds(names.control, 0)
     followed = {TopicPartition(names.control, 0): begin}
     for number in range(layout.partitions):
@@ -57,6 +59,7 @@ async def prepare(engine: Engine, *, init: bool, admin: bool) -> Layout:
                 f"partition {number} of '{names.state}' holds no genesis record: run "
                 "`banditroute topics create -c FILE` (or `banditroute run --init`) once"
             )
+        refuse_made_anew(names_of(names), state.genesis.topic_ids, described)
         learning.put(state)
         followed[TopicPartition(names.state, number)] = end
     client.follow(followed)

@@ -1,0 +1,144 @@
+"""Watches the topics themselves: one that was made anew, that is gone, or that has other partitions than before.
+
+A topic that is deleted and made again begins at offset 0: what users write to it would be taken for what was read long
+ago, and left out without a word. Kafka gives topics ids, which tell one from another of the same name.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from collections.abc import Mapping
+from typing import TYPE_CHECKING, Final
+
+from banditroute.errors import BrokerError, StateError
+from banditroute.runtime.broker.ports import TopicDescription
+from banditroute.runtime.state.topic_ids import names_of, refuse_made_anew
+
+if TYPE_CHECKING:
+    from banditroute.runtime.tasks.engine import Engine
+
+log = logging.getLogger("banditroute.engine")
+
+WATCH_SECONDS: Final = 2.0
+
+
+class Watching:
+    """Looks at the topics now and then.
+
+    Parameters
+    ----------
+    engine : Engine
+        Whose client, names and alerts are used.
+    """
+
+    def __init__(self, engine: Engine) -> None:
+        self._engine = engine
+        self._names = names_of(engine.names)
+        self._known: dict[str, TopicDescription] = {}
+        self._told: set[tuple[str, int]] = set()
+
+    async def begin(self) -> dict[str, TopicDescription]:
+        """Take note of the topics as they are, and return them by name."""
+        self._known = await self._engine.client.describe(list(self._names.values())) or {}
+        return self._known
+
+    async def loop(self) -> None:
+        """Look until cancelled; raises TopicError where a topic was made anew."""
+        while True:
+            await asyncio.sleep(WATCH_SECONDS)
+            try:
+                now = await self._engine.client.describe(list(self._names.values()))
+            except BrokerError:
+                continue
+            if now is not None:
+                await self._compare(now)
+            await self._look_at_offsets()
+
+    async def _look_at_offsets(self) -> None:
+        """Refuse to go on from offsets that the topics of users have never reached.
+
+        A forged record, or a topic made anew where the broker gives no ids, would have everything up to that offset
+        taken for what was done long ago.
+
+        Raises
+        ------
+        StateError
+            One sentence that names the partition.
+        """
+        engine = self._engine
+        reached = {number: learner.r for number, learner in engine.learners().items()}
+        copied: dict[int, int] = {}
+        for learner in engine.learners().values():
+            for source, offset in learner.fields.hi.items():
+                copied[source] = max(copied.get(source, 0), offset + 1)
+        try:
+            for topic, offsets in ((engine.names.requests, reached), (engine.names.feedback, copied)):
+                there = self._known.get(topic)
+                known = range(there.partitions if there else 0)
+                ends = await engine.client.ends(topic, [number for number in offsets if number in known])
+                for number, end in zip((number for number in offsets if number in known), ends, strict=True):
+                    if offsets[number] > end:
+                        await self._refuse(topic, number, offsets[number], end)
+                for number in offsets.keys() - set(known) if there else ():
+                    await self._refuse(topic, number, offsets[number], 0)
+        except BrokerError as error:
+            log.debug("the ends of the topics are not known: %s", error)
+
+    async def _refuse(self, topic: str, partition: int, offset: int, end: int) -> None:
+        message = (
+            f"records of ours speak of offset {offset - 1} of {topic}-{partition}, which ends at {end}: a record was "
+            "forged or damaged, or the topic was made anew; `banditroute state inspect` shows what is there"
+        )
+        await self._engine.alert("state", message, partition)
+        raise StateError(message)
+
+    async def _compare(self, now: Mapping[str, TopicDescription]) -> None:
+        ids = {
+            role: known.topic_id
+            for role, name in self._names.items()
+            if (known := self._known.get(name)) is not None and known.topic_id is not None
+        }
+        refuse_made_anew(self._names, ids, now)
+        for role, name in self._names.items():
+            before, there = self._known.get(name), now.get(name)
+            if before is None:
+                continue
+            if there is None:
+                await self._tell(
+                    name, 0, f"topic '{name}' is gone: make it again or stop the engine; {_LOST[role]}"
+                )
+            elif there.partitions > before.partitions:
+                more = f"topic '{name}' has {there.partitions} partitions and had {before.partitions}"
+                await self._tell(
+                    name, there.partitions, f"{more}: {_MORE.get(role, 'the new ones are not used')}"
+                )
+            elif there.topic_id != before.topic_id:
+                await self._tell(name, -1, f"topic '{name}' was deleted and made anew; {_LOST[role]}")
+                self._known[name] = there
+
+    async def _tell(self, name: str, what: int, message: str) -> None:
+        if (name, what) not in self._told:
+            self._told.add((name, what))
+            await self._engine.alert("topics", message)
+
+
+_MORE: Final = {
+    "requests": (
+        "requests on the new ones are not decided; begin a new deployment with topics of that size "
+        "(`banditroute state export --prior` keeps what was learned)"
+    ),
+    "feedback": "the new ones are read as well",
+}
+_WAITS: Final = "nothing is decided or learned until it is there again, and then this engine refuses to go on"
+_LOST: Final = {
+    "requests": "no request is decided meanwhile",
+    "feedback": "no feedback is learned meanwhile",
+    "decisions": _WAITS,
+    "journal": _WAITS,
+    "state": "what was learned since the last start is in the logs alone until the engines publish again",
+    "control": "prices and pauses that were set with `banditroute control` are lost for engines that start now",
+    "dead_letter": "partitions with something to say there wait for it",
+    "alerts": "alerts are in the log of the engine alone",
+    "reply": "partitions with replies to send wait for it",
+}
