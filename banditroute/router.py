@@ -18,11 +18,13 @@ True
 
 from __future__ import annotations
 
+import itertools
 import math
 import os
 import secrets
+from collections import Counter
 from collections.abc import Iterable, Mapping
-from typing import Any
+from typing import Any, Final
 
 from banditroute.bandit.evidence.evidence import Evidence, ModelKey
 from banditroute.bandit.objectives.exploration import Exploration
@@ -56,7 +58,7 @@ from banditroute.flow.assembly import (
     origin,
     settled_costs,
 )
-from banditroute.flow.deciding.decider import Decider, InputRecord
+from banditroute.flow.deciding.decider import MAX_NAMESAKES, Decider, InputRecord
 from banditroute.flow.judge import Judge
 from banditroute.flow.partition import Partition, genesis_state
 from banditroute.flow.records.snapshot import Genesis
@@ -74,6 +76,8 @@ __all__ = [
     "origin",
     "settled_costs",
 ]
+
+REMEMBERED: Final = 1024  # newest decisions that are given again to whoever sends the very same request again
 
 
 class Router:
@@ -116,6 +120,7 @@ class Router:
         self._covered = 0
         self._frozen = config.engine.mode == "frozen"
         self._changed: ModelKey | None = None
+        self._newest: dict[tuple[str, str | None], tuple[Request, Decision]] = {}
 
     @classmethod
     def from_config(cls, path: str | os.PathLike[str]) -> Router:
@@ -160,7 +165,8 @@ class Router:
         Raises
         ------
         InputError
-            If the request is not valid, or its request_id already has an open decision.
+            If the request is not valid, or if its request_id already has an open decision of its tenant on another
+            request. The very same request gets its decision again, as long as that is among the newest 1,024.
         """
         return self.decide_many([request], now)[0]
 
@@ -169,12 +175,18 @@ class Router:
     ) -> list[Decision]:
         """Decide many requests at once, with one posterior; see `decide`."""
         self._advance(now)
-        valid = self._valid(requests)
-        if not valid:
-            return []
+        fresh, answers = self._fresh(requests)
+        decisions = self._decide(fresh) if fresh else []
+        return (
+            decisions
+            if answers is None
+            else [decisions[answer] if isinstance(answer, int) else answer for answer in answers]
+        )
+
+    def _decide(self, requests: list[Request]) -> list[Decision]:
         first = self._requests
         stamp = int(self._now_ms)
-        fresh = [(InputRecord(first + i, stamp, None, None), request) for i, request in enumerate(valid)]
+        fresh = [(InputRecord(first + i, stamp, None, None), request) for i, request in enumerate(requests)]
         version = f"{self._covered}+{self._updates}{self._origin}"
         fields = self._partition.learner.fields
         decisions, known = self._decider.decide_requests(0, fresh, fields, version, self._now_ms)
@@ -182,32 +194,62 @@ class Router:
         self._partition.acknowledged(known, self._partition.learner.end, stamp, b"")
         for record in self._partition.owed(self._now_ms):
             self._append(decode_journal(record.value))
+        newest = self._newest
+        for request, decision in zip(requests[-REMEMBERED:], decisions[-REMEMBERED:], strict=True):
+            key = request.request_id, request.tenant
+            newest.pop(key, None)
+            newest[key] = request, decision
+        for key in list(itertools.islice(newest, max(0, len(newest) - REMEMBERED))):
+            del newest[key]
         return decisions
 
-    def _valid(self, requests: Iterable[Request | Mapping[str, Any]]) -> list[Request]:
+    def _fresh(
+        self, requests: Iterable[Request | Mapping[str, Any]]
+    ) -> tuple[list[Request], list[int | Decision] | None]:
+        """Return the requests to decide and, if some were sent again, whose place or which decision answers each."""
         requests = list(requests)
         valid = requests_of(requests)
         if valid is not None:
             keys = [request.request_id.encode() for request in valid]
             if len(set(keys)) == len(keys) and not self._partition.learner.has_each(keys):
-                return valid
-        return self._valid_one_by_one(requests)
+                return valid, None
+        return self._fresh_one_by_one(requests)
 
-    def _valid_one_by_one(self, requests: Iterable[Request | Mapping[str, Any]]) -> list[Request]:
-        """Look for the first that is not valid."""
-        valid: list[Request] = []
-        ids: set[str] = set()
+    def _fresh_one_by_one(
+        self, requests: Iterable[Request | Mapping[str, Any]]
+    ) -> tuple[list[Request], list[int | Decision]]:
+        """Look for the first that is not valid, and for those that were sent again."""
+        fresh: list[Request] = []
+        answers: list[int | Decision] = []
+        mine: dict[tuple[str, str | None], int] = {}
+        tenants: Counter[str] = Counter()
         for index, event in enumerate(requests):
             request = request_of(event)
             if isinstance(request, Rejected):
                 raise InputError(f"request {index} is not valid: {request.reason}")
-            if request.request_id in ids or self._partition.learner.has_request(request.request_id):
+            id_ = request.request_id
+            key = id_, request.tenant
+            there, others = self._partition.learner.first_of(*key)
+            if key not in mine and there is None:
+                if others + tenants[id_] >= MAX_NAMESAKES:
+                    raise InputError(
+                        f"request_id '{id_}' already has open decisions of {MAX_NAMESAKES} tenants: give each request "
+                        "its own id"
+                    )
+                tenants[id_] += 1
+                mine[key] = len(fresh)
+                answers.append(len(fresh))
+                fresh.append(request)
+            elif key in mine and fresh[mine[key]] == request:
+                answers.append(mine[key])
+            elif key not in mine and key in self._newest and self._newest[key][0] == request:
+                answers.append(self._newest[key][1])
+            else:
                 raise InputError(
-                    f"request_id '{request.request_id}' already has an open decision: give each request its own id"
+                    f"request_id '{id_}' already has an open decision: give each request its own id (the very same "
+                    f"request sent again gets its decision again, as long as it is among the newest {REMEMBERED})"
                 )
-            ids.add(request.request_id)
-            valid.append(request)
-        return valid
+        return fresh, answers
 
     def learn(self, feedback: Feedback | Mapping[str, Any], now: float | None = None) -> str:
         """Learn from one feedback event.

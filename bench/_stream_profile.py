@@ -136,7 +136,7 @@ class Replica:
         self.partition.begin()
         self.partition.finish()
         self.watch = PartitionerWatch("auto", PARTITIONS)
-        self.copier = Copier(self.config.catalog, self.watch, {}, lambda _: 0)
+        self.copier = Copier(self.config.catalog, self.watch, {}, lambda _id, _tenant: 0)
         self.now = 1_700_000_000_000
         self._source = 0
         self._stages = stages

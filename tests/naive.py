@@ -749,7 +749,9 @@ class Pass:
             log_offset = self.open_by_request_offset.get(o)
         else:
             same_id = self.open_by_request_id.get(feedback["request_id"], [])
-            log_offset = min(same_id) if same_id else None
+            claim = feedback.get("tenant")
+            theirs = [n for n in same_id if claim is not None and self.open[n].tenant == claim]
+            log_offset = min(theirs or same_id, default=None)
         if log_offset is None:
             return None
 

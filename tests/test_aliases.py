@@ -77,7 +77,7 @@ def test_an_alias_of_two_models_is_an_error() -> None:
 
 
 def test_the_journal_holds_our_name() -> None:
-    copier = Copier(catalog("gpt-4o", "a/m", "b/m"), PartitionerWatch("any", 1), {}, lambda _: 0)
+    copier = Copier(catalog("gpt-4o", "a/m", "b/m"), PartitionerWatch("any", 1), {}, lambda _id, _tenant: 0)
     votes = [
         json.dumps({"request_id": "r", "kind": "score", "value": 1, "model": model}).encode()
         for model in ("openai/gpt-4o-2024-08-06", "m", "unheard-of")

@@ -373,12 +373,57 @@ def test_one_wrong_request_refuses_the_whole_batch_and_is_numbered() -> None:
     assert len(one.decide_many([request(0), request(1)])) == 2
 
 
-def test_a_request_id_with_an_open_decision_is_refused() -> None:
+def test_the_very_same_request_sent_again_gets_its_decision_again() -> None:
+    one = router()
+    first, second = one.decide_many([request(), request(1)])
+    assert one.decide(request()) == first
+    again = one.decide_many([request(1), request(2), request(2), request()])
+    assert again[0] == second
+    assert again[1] == again[2]
+    assert again[3] == first
+    assert one.ledger["first"] == 3
+
+
+def test_another_request_under_an_id_with_an_open_decision_is_refused() -> None:
     one = router()
     one.decide(request())
-    for again in ([request()], [request(1), request(1)]):
+    other = request() | {"prompt": "something else"}
+    for again in ([other], [request(1), request(1) | {"cost_weight": 3.0}]):
         with pytest.raises(InputError, match="already has an open decision: give each request its own id"):
             one.decide_many(again)
+    assert one.ledger["first"] == 1
+
+
+def test_request_ids_are_per_tenant_and_feedback_says_whose_it_is() -> None:
+    one = router()
+    ours, theirs, nobodys = one.decide_many(
+        [request() | {"tenant": "a"}, request() | {"tenant": "b"}, request()]
+    )
+    assert len({ours.decision_id, theirs.decision_id, nobodys.decision_id}) == 3
+    assert one.learn(thumb(tenant="b", decision_id=ours.decision_id)) == "foreign"
+    assert one.learn(thumb(tenant="b", voter="u")) == "applied"
+    assert one.learn(thumb(tenant="b", voter="u", decision_id=theirs.decision_id)) == "duplicate"
+    assert one.learn(thumb(voter="u")) == "applied"  # without a tenant: the first of them
+    assert one.learn(thumb(voter="u", decision_id=ours.decision_id)) == "duplicate"
+    assert one.learn(thumb(tenant="c")) == "foreign"
+
+
+def test_an_id_is_shared_by_sixteen_tenants_and_no_more() -> None:
+    one = router()
+    one.decide_many([request() | {"tenant": f"t{number}"} for number in range(10)])
+    for number in range(10, 16):
+        one.decide(request() | {"tenant": f"t{number}"})
+    with pytest.raises(InputError, match="16 tenants"):
+        one.decide(request() | {"tenant": "one more"})
+    with pytest.raises(InputError, match="16 tenants"):
+        router().decide_many([request() | {"tenant": f"t{number}"} for number in range(17)])
+
+
+def test_an_id_may_come_again_once_its_decision_is_closed() -> None:
+    one = router()
+    first = one.decide(request(), now=0.0)
+    second = one.decide(request(), now=30 * 86400.0)
+    assert second.decision_id != first.decision_id
 
 
 @pytest.mark.parametrize(

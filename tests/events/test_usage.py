@@ -110,7 +110,9 @@ def test_many_at_once_learn_what_one_by_one_learns() -> None:
 
 
 def test_the_copier_writes_no_unmeasured_number_and_counts_them_by_field() -> None:
-    copier = Copier(from_dict({"models": MODELS}).catalog, PartitionerWatch("murmur2", 1), {}, lambda _: 0)
+    copier = Copier(
+        from_dict({"models": MODELS}).catalog, PartitionerWatch("murmur2", 1), {}, lambda _id, _tenant: 0
+    )
     events = [
         {"request_id": "a", "kind": "usage", "latency_ms": 0, "output_tokens": 5},
         {"request_id": "b", "kind": "score", "value": 0.5, "latency_ms": 0.0, "cost_usd": 1e12},

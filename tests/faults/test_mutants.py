@@ -121,6 +121,7 @@ class Anything:
     def __init__(self, gate: Any) -> None:
         self.r = 0
         self.has_each = gate.has_each
+        self.first_of = gate.first_of
 
 
 def no_request_offset_rule(patch: pytest.MonkeyPatch) -> None:

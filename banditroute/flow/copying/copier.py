@@ -61,7 +61,7 @@ class Copier:
         catalog: Catalog,
         watch: PartitionerWatch,
         field_map: dict[str, str],
-        locate: Callable[[str], int | None],
+        locate: Callable[[str, str | None], int | None],
         value_map: Mapping[str, Meaning] | None = None,
     ) -> None:
         self._catalog = catalog
@@ -104,7 +104,7 @@ class Copier:
         if feedback.request_id is None:  # about every decision that a voter has voted on
             return None
         if feedback.decision_id is None:
-            return self._locate(feedback.request_id) if by_key is None else by_key
+            return self._locate(feedback.request_id, feedback.tenant) if by_key is None else by_key
         partition = int(feedback.decision_id.partition("-")[0])
         if partition >= self._watch.count:
             return Rejected(

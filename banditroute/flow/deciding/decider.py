@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Sequence
-from typing import Protocol, cast
+from typing import Final, Protocol, cast
 
 import numpy as np
 from numpy.typing import NDArray
@@ -18,8 +19,8 @@ from banditroute.events import Decision, FieldMap, Rejected, Request, decode_req
 from banditroute.flow.deciding.chosen import Chosen
 from banditroute.flow.deciding.decision_structs import DecisionStructs
 from banditroute.flow.deciding.decision_writer import DecisionWriter
-from banditroute.flow.pending.open_decision import KnownBatch
-from banditroute.flow.records.kafka_records import DecidedBatch, InputRecord, OutputRecord, Poison
+from banditroute.flow.pending.open_decision import KnownBatch, Open
+from banditroute.flow.records.kafka_records import Again, DecidedBatch, InputRecord, OutputRecord, Poison
 from banditroute.flow.records.position import Fields
 from banditroute_features import Encoder, RequestLike
 
@@ -33,6 +34,14 @@ __all__ = [
 ]
 
 INF = float("inf")
+MAX_NAMESAKES: Final = 16  # tenants that have a decision under one and the same request id
+_OTHER: Final = (
+    "repeated: its request_id already has a decision on another request inside the join window; give each request "
+    "its own id"
+)
+_CROWDED: Final = (
+    f"repeated: {MAX_NAMESAKES} tenants have a decision under its id; give each request its own id"
+)
 _INPUT, _ESTIMATED, _COST_WEIGHT, _MAX_OUTPUT, _MAX_COST, _MAX_LATENCY = map(
     LIMITS.index,
     ("input_tokens", "input_estimated", "cost_weight", "max_output_tokens", "max_cost_usd", "max_latency_ms"),
@@ -48,6 +57,9 @@ class Gate(Protocol):
 
     def has_each(self, ids: Sequence[bytes]) -> Sequence[int]:
         """Return the places of the request ids that already have a decision inside the join window."""
+
+    def first_of(self, request_id: str, tenant: str | None) -> tuple[Open | None, int]:
+        """Return the decision that a tenant's request id already has, and how many tenants have one."""
 
 
 class Decider:
@@ -119,7 +131,7 @@ class Decider:
         records : sequence of InputRecord
             In offset order, at least one.
         gate : Gate
-            Requests below `gate.r` and repeated request ids emit nothing.
+            Requests below `gate.r` emit nothing; nor do those whose id already has a decision of their tenant.
         fields : Fields
             Prices and pauses that differ from the catalog's are read.
         version : str
@@ -152,23 +164,48 @@ class Decider:
         gate: Gate,
         decided: DecidedBatch,
     ) -> tuple[list[tuple[InputRecord, Request]], list[bytes]]:
-        """Return the requests without a decision and their ids, and count the others."""
+        """Return the requests without a decision and their ids, and tell what the others are."""
         r = gate.r
         repeated = gate.has_each(keys) if keys else ()
         if not repeated and len(set(keys)) == len(keys) and (not valid or valid[0][0].offset >= r):
             return valid, keys
-        seen = {keys[i] for i in repeated}
-        fresh, ids = [], []
-        for (record, request), key in zip(valid, keys, strict=True):
+        known = set(repeated)
+        mine: dict[tuple[bytes, str | None], Request] = {}
+        tenants: Counter[bytes] = Counter()
+        fresh, ids, again = [], [], []
+        for place, ((record, request), key) in enumerate(zip(valid, keys, strict=True)):
             if record.offset < r:
                 decided.below += 1
-            elif key in seen:
-                decided.repeats += 1
-            else:
-                seen.add(key)
+                continue
+            id_, tenant = request.request_id, request.tenant
+            there, others = gate.first_of(id_, tenant) if place in known else (None, 0)
+            first = mine.get((key, tenant))
+            if there is None and first is None:
+                if others + tenants[key] >= MAX_NAMESAKES:
+                    decided.repeats += 1
+                    decided.poison.append(Poison(record, _CROWDED, id_))
+                    continue
+                tenants[key] += 1
+                mine[key, tenant] = request
                 fresh.append((record, request))
                 ids.append(key)
+                continue
+            decided.repeats += 1
+            if request == first or (there is not None and self._looks_like(request, there)):
+                again.append(Again(record, id_, tenant))
+            else:
+                decided.poison.append(Poison(record, _OTHER, id_))
+        decided.again = again
         return fresh, ids
+
+    def _looks_like(self, request: Request, decision: Open) -> bool:
+        """Tell whether a request has the context and the size of the one that was decided."""
+        if not decision.kind.ours:  # its context is of another feature spec, and nothing to compare with
+            return True
+        x, tokens = np.empty((1, self._d), np.float32), np.empty(1, np.float64)
+        self._encoder.encode_batch(cast("Sequence[RequestLike]", [request]), x, tokens)
+        same = np.float32(tokens[0]) == np.float32(decision.input_tokens)
+        return bool(same) and x[0].tobytes() == decision.x.tobytes()
 
     def decide_requests(
         self,

@@ -25,6 +25,8 @@ from banditroute.flow.settling.chunk import Chunk, Columns
 
 __all__ = ["KEPT_WHOLE", "NeedPredictions", "Pending"]
 
+_EVER = 1 << 62  # beyond every log offset
+
 
 class NeedPredictions(Exception):
     """A vote names a model other than the decided one: supply the header of the decision at a log offset first."""
@@ -61,10 +63,37 @@ class Pending(Rows):
         candidates = np.flatnonzero(self._index.find_each(hashes[:, 1], self._floor) >= 0).tolist()
         return [i for i in candidates if self._find((int(hashes[i, 0]), int(hashes[i, 1]))) >= 0]
 
-    def of_request_id(self, request_id: str, upto: int | None = None) -> Open | None:
-        """Return the open decision of lowest log offset with a request id; see `at_request_offset` for `upto`."""
-        number = self._find(self.identifier.of(request_id))
-        return None if number < 0 else self._read_open(number, upto)
+    def of_request_id(
+        self, request_id: str, upto: int | None = None, tenant: str | None = None
+    ) -> Open | None:
+        """Return the open decision of lowest log offset with a request id; see `at_request_offset` for `upto`.
+
+        That of the tenant, if one is given and has one.
+        """
+        identity = self.identifier.of(request_id)
+        number = self._find(identity)
+        first = None if number < 0 else self._read_open(number, upto)
+        if tenant is None or first is None:
+            return first
+        theirs, found = self.identifier.of_name(tenant), first
+        while found.tenant != theirs:
+            number = self._find(identity, number + 1)
+            following = None if number < 0 else self._read_open(number, upto)
+            if following is None:
+                return first
+            found = following
+        return found
+
+    def namesakes(self, request_id: str) -> list[Open]:
+        """Return the first decisions with a request id that are known and not closed, in log order."""
+        identity, found = self.identifier.of(request_id), []
+        number = self._find(identity)
+        while number >= 0:
+            decision = self._read_open(number, _EVER)
+            if decision is not None:
+                found.append(decision)
+            number = self._find(identity, number + 1)
+        return found
 
     def at_request_offset(self, request_offset: int, upto: int | None = None) -> Open | None:
         """Return the open decision of the request at an offset.
@@ -96,9 +125,9 @@ class Pending(Rows):
             if decision is not None:
                 yield decision
 
-    def _find(self, identity: Identity) -> int:
-        """Return the lowest sequence number with a hash, or -1."""
-        low, beyond = identity[1], 0
+    def _find(self, identity: Identity, start: int = 0) -> int:
+        """Return the lowest sequence number from `start` on with a hash, or -1."""
+        low, beyond = identity[1], max(0, start - self._floor)
         while True:
             number = self._index.find(low, self._floor, beyond)
             if number < 0:

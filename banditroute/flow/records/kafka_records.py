@@ -40,11 +40,20 @@ class Poison(NamedTuple):
     request_id: str | None = None  # where it can be read
 
 
+class Again(NamedTuple):
+    """A request that was sent again: whoever sent it is to have the first decision."""
+
+    record: InputRecord
+    request_id: str
+    tenant: str | None
+
+
 class DecidedBatch(Struct):
     """What a batch of requests became.
 
     The rows of `known` describe `records`, with their log offset still to be told by the acknowledgement; `keys` are
-    the ids of all valid requests; `through` is the offset after the last request looked at.
+    the ids of all valid requests; `through` is the offset after the last request looked at. Of the `repeats`, those
+    that are no other request are in `again`, and the others are poison.
     """
 
     records: Sequence[OutputRecord]
@@ -52,5 +61,6 @@ class DecidedBatch(Struct):
     poison: list[Poison]
     keys: list[bytes]
     through: int
+    again: Sequence[Again] = ()
     repeats: int = 0
     below: int = 0

@@ -83,6 +83,12 @@ class Learner(Runs):
         """Return the places of the ids for which `has_request` is true."""
         return self.pending.has_each(ids)
 
+    def first_of(self, request_id: str, tenant: str | None) -> tuple[Open | None, int]:
+        """Return the decision that a tenant's request id already has, and how many other tenants have one."""
+        namesakes = self.pending.namesakes(request_id)
+        whose = self.pending.identifier.of_name(tenant)
+        return next((one for one in namesakes if one.tenant == whose), None), len(namesakes)
+
     def take_in(self, upto: int) -> None:
         """Make the known decisions below a log offset open to feedback."""
         first, later, after = self.pending.take_in(upto)

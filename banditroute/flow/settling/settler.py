@@ -74,7 +74,7 @@ class Settler:
                 return "late"
             found = self.pending.at_request_offset(int(request_offset), upto)
         else:
-            found = self.pending.of_request_id(feedback.request_id or "", upto)
+            found = self.pending.of_request_id(feedback.request_id or "", upto, feedback.tenant)
         if found is not None and feedback.model is not None:
             self.pending.predicted(found, feedback.model)
         return found

@@ -27,8 +27,8 @@ LAG_SECONDS: Final = 1.0  # the ends of the logs are asked for at most so often
 PATIENCE: Final = 5.0  # for a request to be sent and an answer to be taken
 _COUNTERS: Final = {
     "decisions": "Decisions acknowledged.",
-    "repeats": "Requests whose id had an open decision already.",
-    "poison": "Requests and feedback that could not be read; each is on the dead-letter topic.",
+    "repeats": "Requests whose id had a decision already: retries, answered again, and others, refused.",
+    "poison": "Requests and feedback that were refused; each is on the dead-letter topic.",
     "feedback_copied": "Feedback copied into the journals.",
     "unmeasured": "Numbers in feedback that no answer has, such as a latency of 0: not learned from.",
     "restored": "Partitions restored.",

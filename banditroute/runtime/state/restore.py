@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Awaitable, Callable, Iterable, Sequence
+from collections.abc import Awaitable, Callable, Collection, Iterable, Sequence
 from typing import Final
 
 from banditroute.config import Config
@@ -20,6 +20,7 @@ from banditroute.runtime.state.topics import Spec
 
 LOOKS: Final = 20  # at the end of a log that seems to have become shorter, before that is believed
 LOOK_SECONDS: Final = 0.25
+CLOSE: Final = 100  # records that are read over rather than asked for apart
 
 Tell = Callable[[Sequence[Refused]], Awaitable[None]]
 
@@ -159,6 +160,18 @@ def _first(topic: str, number: int, wanted: int, needed: int, begin: int, end: i
             "the topic was truncated or recreated; name a new state topic"
         )
     return max(wanted, begin)
+
+
+async def logged(client: Client, topic: str, partition: int, offsets: Collection[int]) -> dict[int, bytes]:
+    """Return the values of some records of a log, by offset; those close to one another are read together."""
+    found: dict[int, bytes] = {}
+    wanted = sorted(offsets)
+    while wanted:
+        stop = next((i for i in range(1, len(wanted)) if wanted[i] - wanted[i - 1] > CLOSE), len(wanted))
+        async for records in client.read(topic, partition, wanted[0], wanted[stop - 1] + 1):
+            found |= {r.offset: r.value for r in records if r.offset in offsets and r.value is not None}
+        wanted = wanted[stop:]
+    return found
 
 
 def of_requests_from(start: int, records: Iterable[InputRecord]) -> list[OutputRecord]:

@@ -375,10 +375,12 @@ class Engine:
             )
             self.spawn(self.alert("partitioner", message, partition))
 
-    def _locate(self, request_id: str) -> int | None:
-        return next(
-            (number for number, learner in self.learners().items() if learner.has_request(request_id)), None
-        )
+    def _locate(self, request_id: str, tenant: str | None) -> int | None:
+        live = self.learners()
+        found = [number for number, learner in live.items() if learner.has_request(request_id)]
+        if tenant is not None and len(found) > 1:  # ids are per tenant
+            found = [n for n in found if live[n].first_of(request_id, tenant)[0] is not None] or found
+        return found[0] if found else None
 
     # -- reports -----------------------------------------------------------------------------------
 

@@ -32,7 +32,7 @@ def poison(
             keep=keep,
             request_id=request_id,
             key=None if record.key is None else _text(record.key),
-            headers={name: _text(value) for name, value in _passed(record, headers)} or None,
+            headers={name: _text(value) for name, value in passed(record, headers)} or None,
         )
         for record, reason, request_id in records
     ]
@@ -83,16 +83,16 @@ def replies(partition: int, records: Sequence[Poison], headers: Sequence[str]) -
                     request_id=request_id,
                 )
             ),
-            _passed(record, headers),
+            passed(record, headers),
         )
         for record, reason, request_id in records
     ]
 
 
-def _passed(record: InputRecord, names: Sequence[str]) -> list[tuple[str, bytes]]:
+def passed(record: InputRecord, names: Sequence[str]) -> list[tuple[str, bytes]]:
     """Return the headers that an answer carries, as a decision would."""
-    passed = [(name, value or b"") for name, value in record.headers if name in names]
-    return passed if sum(len(name) + len(value) for name, value in passed) <= MAX_PASSED_HEADERS else []
+    found = [(name, value or b"") for name, value in record.headers if name in names]
+    return found if sum(len(name) + len(value) for name, value in found) <= MAX_PASSED_HEADERS else []
 
 
 def _text(value: bytes) -> str:

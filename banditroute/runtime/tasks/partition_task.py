@@ -18,11 +18,12 @@ from typing import TYPE_CHECKING, Any, Final
 from banditroute.errors import StateError
 from banditroute.flow.deciding.decider import DecidedBatch, InputRecord, OutputRecord
 from banditroute.flow.partition import Partition
+from banditroute.flow.records.kafka_records import Again
 from banditroute.flow.records.snapshot import State, encode_state
 from banditroute.flow.settling.chunk import Chunk
 from banditroute.flow.settling.effects import Refused
 from banditroute.runtime.broker.ports import AppendFailed, RecordTooLarge, TopicPartition
-from banditroute.runtime.state.restore import apply, of_requests_from, read_gap, restore
+from banditroute.runtime.state.restore import apply, logged, of_requests_from, read_gap, restore
 from banditroute.runtime.state.topics import committed_or
 from banditroute.runtime.tasks import letters
 
@@ -204,19 +205,22 @@ class PartitionTask:
     async def _decide(self, records: list[InputRecord]) -> None:
         engine, partition = self._engine, self._running()
         wait = RETRY_SECONDS
-        buried = False
+        first: DecidedBatch | None = (
+            None  # where an append fails, requests may have their decision the next time
+        )
+        passed = engine.config.requests.header_pass_through
         while True:
             now = engine.now_ms()
             batch = engine.learning.decide(partition, records, now)
-            if batch.poison and not buried:
-                # Before the decisions: a restart without a committed offset begins behind the last one of them.
-                keep = engine.config.engine.dead_letter_payload
-                passed = engine.config.requests.header_pass_through
-                await self._bury(
-                    letters.poison(engine.names.requests, self.number, batch.poison, passed, keep=keep)
-                )
-                await self._send_replies(letters.replies(self.number, batch.poison, passed))
-                buried = True
+            if first is None:
+                first = batch
+                if batch.poison:
+                    # Before the decisions: a restart without a committed offset begins behind the last one of them.
+                    keep = engine.config.engine.dead_letter_payload
+                    await self._bury(
+                        letters.poison(engine.names.requests, self.number, batch.poison, passed, keep=keep)
+                    )
+                    await self._send_replies(letters.replies(self.number, batch.poison, passed))
             try:
                 await self._write(partition, batch, now)
             except AppendFailed as error:
@@ -232,11 +236,29 @@ class PartitionTask:
                 await self._reply_again(records[0].offset)
                 continue
             break
+        if first.again:
+            await self._answer_again(first.again)
         self.commit_to = batch.through
-        engine.stats.repeats += batch.repeats
-        engine.stats.poison += len(batch.poison)
+        engine.stats.repeats += first.repeats
+        engine.stats.poison += len(first.poison)
         engine.check_partitioner(batch.keys, self.number)
         self._settle_debts()
+
+    async def _answer_again(self, again: Sequence[Again]) -> None:
+        """Reply to requests that were sent again: with their first decision, and the headers of the repeat."""
+        engine, learner = self._engine, self._running().learner
+        if engine.names.reply is None or engine.config.engine.mode == "shadow":
+            return
+        firsts = [learner.first_of(one.request_id, one.tenant)[0] for one in again]
+        offsets = {one.offset for one in firsts if one is not None}
+        values = await logged(engine.client, engine.names.decisions, self.number, offsets)
+        passed = engine.config.requests.header_pass_through
+        replies = [
+            OutputRecord(one.request_id.encode(), values[first.offset], letters.passed(one.record, passed))
+            for one, first in zip(again, firsts, strict=True)
+            if first is not None and first.offset in values
+        ]
+        await self._send_replies(replies)
 
     async def _write(self, partition: Partition, batch: DecidedBatch, now: float) -> None:
         if batch.known is None:

@@ -32,7 +32,7 @@ def warm_up(config: Config) -> None:
     decider = Decider(config, config.catalog, encoder, policy, make_pacer(config))
     d, spec_id, settings = encoder.spec.d, encoder.spec.spec_id, learner_settings(config)
     watch = PartitionerWatch("auto", 2)
-    copier = Copier(config.catalog, watch, {}, lambda _: 0)
+    copier = Copier(config.catalog, watch, {}, lambda _id, _tenant: 0)
     state = genesis_state(0, d, spec_id, settings, Genesis(log_epoch=0, hash_key="00"))
     partition = Partition(state, d, spec_id, settings)
     partition.begin()

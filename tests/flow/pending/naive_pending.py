@@ -53,9 +53,9 @@ class NaivePending:
         )
         return answered, len(firsts) - answered, max((row.request_offset + 1 for row in firsts), default=0)
 
-    def due(self, before: int, surplus: int) -> int | None:
+    def due(self, before: int, surplus: int, most: int | None = None) -> int | None:
         upto = None
-        for index, row in enumerate(self.open()):
+        for index, row in enumerate(self.open()[:most]):
             if row.timestamp >= before and index >= surplus:
                 break
             upto = row.offset + 1
@@ -64,8 +64,15 @@ class NaivePending:
     def has_request(self, request_id: str) -> bool:
         return any(row.first and row.request_id == request_id for row in self.rows)
 
-    def of_request_id(self, request_id: str, upto: int | None = None) -> Row | None:
-        return next((row for row in self.open(upto) if row.request_id == request_id), None)
+    def of_request_id(
+        self, request_id: str, upto: int | None = None, tenant: str | None = None
+    ) -> Row | None:
+        found = [row for row in self.open(upto) if row.request_id == request_id]
+        theirs = [row for row in found if tenant is not None and row.tenant == tenant]
+        return next(iter(theirs or found), None)
+
+    def namesakes(self, request_id: str) -> list[Row]:
+        return [row for row in self.rows if row.first and row.request_id == request_id]
 
     def at_request_offset(self, request_offset: int, upto: int | None = None) -> Row | None:
         return next((row for row in self.open(upto) if row.request_offset == request_offset), None)

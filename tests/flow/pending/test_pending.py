@@ -156,12 +156,18 @@ class Both:
         assert store.first_touch() == naive.first_touch()
         for surplus in (-1, 0, 3, 40):
             before = self.now - rng.randrange(3000)
-            assert store.due(before, surplus) == naive.due(before, surplus)
+            most = rng.choice([None, 1, 5, 20])
+            assert store.due(before, surplus, most) == naive.due(before, surplus, most)
         upto = rng.choice([None, rng.randrange(self.offset + 2)])
         asked = [rng.randrange(self.request + 2) for _ in range(20)]
         for number in [*asked, *(row.request_offset for row in naive.rows)]:
             self.equal(store.at_request_offset(number, upto), naive.at_request_offset(number, upto))
-            self.equal(store.of_request_id(f"r{number}", upto), naive.of_request_id(f"r{number}", upto))
+            tenant = rng.choice([None, "t", "nobody's"])
+            found = store.of_request_id(f"r{number}", upto, tenant)
+            self.equal(found, naive.of_request_id(f"r{number}", upto, tenant))
+            namesakes = store.namesakes(f"r{number}")
+            for one, row in zip(namesakes, naive.namesakes(f"r{number}"), strict=True):
+                self.equal(one, row)
             assert store.has_request(f"r{number}") == naive.has_request(f"r{number}")
         ids = [f"r{number}" for number in asked]
         places = [place for place, request_id in enumerate(ids) if naive.has_request(request_id)]

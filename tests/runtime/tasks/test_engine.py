@@ -63,16 +63,70 @@ async def test_feedback_that_comes_before_its_decision_waits_for_it(broker: Brok
         assert counts(await stream.prove())["applied"] == 2
 
 
-async def test_a_request_id_sent_twice_is_decided_once_and_counted(broker: Broker) -> None:
-    stream = Stream(broker)
+async def test_a_request_sent_again_gets_its_first_decision_and_the_headers_of_the_repeat(
+    broker: Broker,
+) -> None:
+    stream = Stream(
+        broker,
+        kafka={"topics": {"reply": broker.prefix + "reply"}},
+        requests={"header_pass_through": ["correlation"], "partitioner": "murmur2"},
+    )
     async with stream.users():
         async with stream.running(init=True) as engine:
-            await stream.request(request_id="same")
-            await stream.request(request_id="same")
+            await stream.request(request_id="same", headers=[("correlation", b"1")])
+            await stream.request(request_id="same", headers=[("correlation", b"2")])
             await stream.until(lambda: engine.stats.repeats == 1)
-            await stream.request(request_id="same")
+            await stream.request(request_id="same", headers=[("correlation", b"3")])
             await stream.until(lambda: engine.stats.repeats == 2)
+        async with stream.running() as engine:  # what was decided before it came is known to it
+            await stream.request(request_id="same", headers=[("correlation", b"4")])
+            await stream.until(lambda: engine.stats.repeats == 1)
+            assert engine.stats.poison == 0
         assert await stream.prove_one_decision_each(["same"]) == 0
+        assert await stream.dead_letters() == []
+        reply = stream.names.reply or ""
+        replies = [r for p in range(PARTITIONS) for r in await stream.records(reply, p)]
+        assert {r.value for r in replies} == {replies[0].value}
+        assert {r.key for r in replies} == {b"same"}
+        assert {tuple(r.headers) for r in replies} == {(("correlation", b"%d" % n),) for n in (1, 2, 3, 4)}
+
+
+async def test_another_request_under_an_id_in_use_is_a_dead_letter_and_ids_are_per_tenant(
+    broker: Broker,
+) -> None:
+    stream = Stream(
+        broker,
+        kafka={"topics": {"reply": broker.prefix + "reply"}},
+        requests={"partitioner": "murmur2"},
+    )
+    async with stream.users():
+        async with stream.running(init=True) as engine:
+            await stream.request(request_id="used", tenant="a")
+            await stream.until(lambda: engine.stats.decisions == 1)
+            await stream.request(request_id="used", tenant="a", prompt="Something else, and longer")
+            await stream.request(request_id="used", tenant="b", prompt="Something else, and longer")
+            await stream.request(request_id="used")
+            await stream.request(request_id="used", tenant="b", tags=["another tag"])
+            await stream.until(lambda: engine.stats.decisions == 3)
+            await stream.until(lambda: engine.stats.repeats == 2)
+            assert engine.stats.poison == 2
+            await stream.feedback(["used"], tenant="b")
+            await stream.feedback(["used"], tenant="a")
+            await stream.feedback(["used"], tenant="c")
+            await stream.settled(engine, 3)
+        ledger = counts(await stream.prove())
+        assert ledger["applied"] == 2
+        assert ledger["foreign"] == 1
+        letters = [one for one in await stream.dead_letters() if one["topic"] == stream.names.requests]
+        assert [one["request_id"] for one in letters] == ["used", "used"]
+        assert all(one["reason"].startswith("repeated: ") for one in letters)
+        reply = stream.names.reply or ""
+        replies = [
+            json.loads(r.value or b"") for p in range(PARTITIONS) for r in await stream.records(reply, p)
+        ]
+        refused = [one for one in replies if one["model"] is None]
+        assert [one["reason"].startswith("refused: repeated: ") for one in refused] == [True, True]
+        assert len({one["decision_id"] for one in replies}) == 5
 
 
 async def test_votes_may_be_revised_repeated_and_withdrawn(broker: Broker) -> None:
