@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import difflib
+import math
 from collections.abc import Iterable, Iterator, Mapping
 from typing import Annotated
 
@@ -11,16 +12,32 @@ from msgspec.structs import replace
 
 from banditroute.aliases import candidates
 from banditroute.errors import ConfigError
-from banditroute.events import MAX_ID_BYTES, Feedback, Rejected, Request, measured
+from banditroute.events import MAX_ID_BYTES, Feedback, Rejected, Request, measured, whole
 
 MAX_MODELS = 256
 MAX_USD_PER_MTOK = 1e6
 LEAST_USD_PER_MTOK = 0.001  # cheaper, but not free: a price per token or per thousand
 USUAL_USD_PER_MTOK = 1000.0  # dearer: another unit or currency
+_PRICES = (
+    "input_usd_per_mtok",
+    "output_usd_per_mtok",
+    "cached_input_usd_per_mtok",
+    "cache_write_input_usd_per_mtok",
+)
 _VISION = "vision"  # what a picture needs, where some model declares it
 _MOST_RESOLVED = 4096  # reported names remembered
 
 Price = Annotated[float, Meta(ge=0.0, le=MAX_USD_PER_MTOK)]
+
+
+class Tier(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """What a model costs for requests of more than so many input tokens: all of their tokens, as providers bill."""
+
+    above_input_tokens: Annotated[int, Meta(gt=0)]
+    input_usd_per_mtok: Price
+    output_usd_per_mtok: Price
+    cached_input_usd_per_mtok: Price | None = None
+    cache_write_input_usd_per_mtok: Price | None = None
 
 
 class Model(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
@@ -28,12 +45,18 @@ class Model(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
 
     `generation` tells two models of one name apart: raise it when a provider swaps what is behind the
     name, and learning starts afresh. `like` names the model that it starts from, until votes of its own tell.
-    `aliases` are other names under which feedback may report it.
+    `aliases` are other names under which feedback may report it. Input read from a prompt cache and written to it has
+    prices of its own, long requests those of the last tier that they are above, and every request costs `request_usd`.
     """
 
     name: Annotated[str, Meta(min_length=1, max_length=MAX_ID_BYTES)]
     input_usd_per_mtok: Price
     output_usd_per_mtok: Price
+    cached_input_usd_per_mtok: Price | None = None
+    cache_write_input_usd_per_mtok: Price | None = None
+    request_usd: Annotated[float, Meta(ge=0.0, le=1e6)] = 0.0
+    tiers: tuple[Tier, ...] = ()
+    max_output_tokens: Annotated[int, Meta(gt=0)] | None = None
     generation: Annotated[int, Meta(ge=0, le=2**31 - 1)] = 0
     context_window: Annotated[int, Meta(gt=0)] | None = None
     capabilities: tuple[str, ...] = ()
@@ -46,10 +69,22 @@ class Model(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
 
     def price_keys(self) -> list[tuple[str, float]]:
         """Return every price per million tokens with its key."""
-        return [
-            ("input_usd_per_mtok", self.input_usd_per_mtok),
-            ("output_usd_per_mtok", self.output_usd_per_mtok),
-        ]
+        found = []
+        tiers = [(f"tiers[{index}].", tier) for index, tier in enumerate(self.tiers)]
+        for prefix, prices in [("", self), *tiers]:
+            for key in _PRICES:
+                price = getattr(prices, key)
+                if price is not None:
+                    found.append((prefix + key, price))
+        return found
+
+    def prices_at(self, input_tokens: float) -> Model | Tier:
+        """Return what holds the prices of a request of so many input tokens: the model, or one of its tiers."""
+        found: Model | Tier = self
+        for tier in self.tiers:
+            if input_tokens > tier.above_input_tokens:
+                found = tier
+        return found
 
 
 class Catalog:
@@ -94,6 +129,10 @@ class Catalog:
         self._add_aliases()
         self._resolved: dict[str, str | tuple[str, ...]] = {}
         self._check_likes()
+        self._check_tiers()
+        self._most_tiers = max(len(model.tiers) for model in self.models)
+        plain = not self._most_tiers and not any(model.request_usd for model in self.models)
+        self._columns = 2 if plain else 3 + 3 * self._most_tiers
 
     def __len__(self) -> int:
         return len(self.models)
@@ -148,14 +187,21 @@ class Catalog:
     def reported(self, feedback: Feedback) -> Feedback | Rejected:
         """Return feedback as the journal takes it, or why not.
 
-        The model that it reports has the name of the catalog, and numbers that are no measurement are gone.
+        The model that it reports has the name of the catalog, numbers that are no measurement are gone, counts of
+        tokens are of all tokens, and the cost of a request that used a prompt cache is worked out where it is not told.
         """
-        feedback = measured(feedback)
+        told = whole(feedback)
+        if isinstance(told, Rejected):
+            return told
+        feedback = measured(told)
         if feedback.model is None:
             return feedback
         model = self.resolve(feedback.model)
         if isinstance(model, str):
-            return feedback if model == feedback.model else replace(feedback, model=model)
+            if model != feedback.model:
+                feedback = replace(feedback, model=model)
+            cost = self._cost(feedback)
+            return feedback if cost is None else replace(feedback, cost_usd=cost)
         if model:
             return Rejected(
                 f"feedback names model '{feedback.model}', which may be {' or '.join(model)}: "
@@ -164,6 +210,22 @@ class Catalog:
         return Rejected(
             f"feedback names model '{feedback.model}', which is not in the catalog - at `$.model`"
         )
+
+    def _cost(self, feedback: Feedback) -> float | None:
+        """Return what a request cost that used a prompt cache, by list prices; None where that is told or not known."""
+        cached, kept = feedback.cached_input_tokens, feedback.cache_write_input_tokens
+        given, written = feedback.input_tokens, feedback.output_tokens
+        if feedback.cost_usd is not None or not (cached or kept) or given is None or written is None:
+            return None
+        model = self.models[self.names.index(str(feedback.model))]
+        prices = model.prices_at(given)
+        read_price, kept_price = prices.cached_input_usd_per_mtok, prices.cache_write_input_usd_per_mtok
+        if (cached and read_price is None) or (kept and kept_price is None):
+            return None
+        full = given - (cached or 0) - (kept or 0)
+        usd = prices.input_usd_per_mtok * full + prices.output_usd_per_mtok * written
+        usd += (read_price or 0.0) * (cached or 0) + (kept_price or 0.0) * (kept or 0)
+        return model.request_usd + 1e-6 * usd
 
     def _check_likes(self) -> None:
         for model in self.models:
@@ -184,6 +246,41 @@ class Catalog:
             path = " is like ".join(f"'{name}'" for name in circle)
             raise ConfigError(f"models are like each other in a circle: {path}; take one `like` out")
 
+    def _check_tiers(self) -> None:
+        for model in self.models:
+            above = [tier.above_input_tokens for tier in model.tiers]
+            if above != sorted(set(above)):
+                raise ConfigError(
+                    f"the tiers of model '{model.name}' do not rise: expected each `above_input_tokens` to be larger "
+                    "than the one before"
+                )
+
+    def price_table(self, in_force: Mapping[str, tuple[float, float]] | None = None) -> list[list[float]]:
+        """Return the prices that decisions reckon with; K rows as `DecideBatch.prices` has them.
+
+        Parameters
+        ----------
+        in_force : mapping of str to (float, float), optional
+            Prices of input and output that control edits have set. The tiers of such a model change in proportion.
+        """
+        edits = in_force or {}
+        return [self._price_row(model, edits.get(model.name)) for model in self.models]
+
+    def _price_row(self, model: Model, edit: tuple[float, float] | None) -> list[float]:
+        listed = model.input_usd_per_mtok, model.output_usd_per_mtok
+        given, written = listed if edit is None else edit
+        row = [float(given), float(written)]
+        if self._columns == len(row):
+            return row
+        by = [new / old if old > 0.0 else 1.0 for new, old in zip(row, listed, strict=True)]
+        row.append(model.request_usd)
+        for tier in model.tiers:
+            prices = tier.input_usd_per_mtok * by[0], tier.output_usd_per_mtok * by[1]
+            row += [float(tier.above_input_tokens), *prices]
+        while len(row) < self._columns:
+            row += [math.inf, 0.0, 0.0]
+        return row
+
     def eligible(self, request: Request, input_tokens: float) -> list[bool]:
         """Tell which models may serve a request, before any cost or latency limit; one that is paused counts as any.
 
@@ -199,12 +296,14 @@ class Catalog:
         list of bool
             One flag per model, in catalog order.
         """
-        tokens = input_tokens + (request.max_output_tokens or 0)
+        wanted = request.max_output_tokens or 0
+        tokens = input_tokens + wanted
         needs = set(request.needs)
         if request.pictures and any(_VISION in model.capabilities for model in self.models):
             needs.add(_VISION)
         return [
             (model.context_window is None or tokens <= model.context_window)
+            and (model.max_output_tokens is None or wanted <= model.max_output_tokens)
             and (not needs or needs <= set(model.capabilities))
             and (not request.allow or _named(model, request.allow))
             and not (request.deny and _named(model, request.deny))
@@ -214,7 +313,7 @@ class Catalog:
     @property
     def unrestricted(self) -> bool:
         """Whether a request without needs, allow or deny may go to any model, whatever its length."""
-        return all(model.context_window is None for model in self.models)
+        return all(model.context_window is None and model.max_output_tokens is None for model in self.models)
 
 
 def _named(model: Model, names: tuple[str, ...]) -> bool:

@@ -12,7 +12,7 @@ import msgspec
 import msgspec.inspect
 from msgspec import Struct
 
-from banditroute.catalog import Model
+from banditroute.catalog import Model, Tier
 from banditroute.config.checks import cross_check, unknown_key
 from banditroute.config.tables import Config
 from banditroute.config.values import Duration, Secret
@@ -91,3 +91,7 @@ def _check_names(document: Mapping[str, Any], table: type[Struct], path: str, wh
         for index, model in enumerate(document["models"]):
             if isinstance(model, Mapping):
                 _check_names(model, Model, f"models[{index}].", where)
+                tiers = model.get("tiers")
+                for number, tier in enumerate(tiers if isinstance(tiers, list) else ()):
+                    if isinstance(tier, Mapping):
+                        _check_names(tier, Tier, f"models[{index}].tiers[{number}].", where)

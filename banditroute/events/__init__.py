@@ -58,7 +58,7 @@ from banditroute.events.records import (
     edit_of,
     encode,
 )
-from banditroute.events.usage import LEAST_LATENCY_MS, MOST_LATENCY_MS, measured, unmeasured
+from banditroute.events.usage import LEAST_LATENCY_MS, MOST_LATENCY_MS, measured, unmeasured, whole
 from banditroute.events.value_map import ValueMap
 
 __all__ = [
@@ -115,4 +115,5 @@ __all__ = [
     "request_of",
     "requests_of",
     "unmeasured",
+    "whole",
 ]

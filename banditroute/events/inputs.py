@@ -181,7 +181,8 @@ class Feedback(Struct, frozen=True, kw_only=True, omit_defaults=True, gc=False):
     """What came back for a decision.
 
     `model` is the one that really served; by default the decided one. `value` is in [0, 1]; a thumb may
-    be a boolean. Usage numbers may ride on any kind, and are the whole of kind `usage`. A `withdraw` without
+    be a boolean. Usage numbers may ride on any kind, and are the whole of kind `usage`. `input_tokens` and
+    `output_tokens` are all tokens, or all but those that are given apart: see docs/EVENTS.md. A `withdraw` without
     `request_id` is about every open decision that `voter` has voted on.
     """
 
@@ -201,6 +202,12 @@ class Feedback(Struct, frozen=True, kw_only=True, omit_defaults=True, gc=False):
     latency_ms: NonNegative | None = None
     ok: bool | None = None
     error: Annotated[str, Meta(max_length=1024)] | None = None
+    cached_input_tokens: Tokens | None = None  # parts of input_tokens and output_tokens
+    cache_write_input_tokens: Tokens | None = None
+    reasoning_tokens: Tokens | None = None
+    cache_read_input_tokens: Tokens | None = None  # beside them, as some providers count
+    cache_creation_input_tokens: Tokens | None = None
+    thoughts_tokens: Tokens | None = None
 
     @property
     def quality(self) -> float | None:

@@ -51,6 +51,8 @@ class Session:
         Quality per second.
     vote_weight : float
         What a vote counts.
+    price_columns : int
+        Numbers per model in the prices of a decision.
 
     Attributes
     ----------
@@ -71,6 +73,7 @@ class Session:
         warm: Evidence | None = None,
         latency_weight: float = 0.0,
         vote_weight: float = 1.0,
+        price_columns: int = 2,
     ) -> None:
         self.policy = Policy(models, blocks, config, seed=seed, floor=floor, warm=warm)
         self.evidence = Evidence(self.policy.d)
@@ -82,7 +85,7 @@ class Session:
         self._open: dict[int, tuple[NDArray[np.float32], Floats, float]] = {}
         self._paced = np.ones(1, np.bool_)
         self._vote_weight = vote_weight
-        self._one = self.policy.single(np.zeros((len(models), 2)))
+        self._one = self.policy.single(np.zeros((len(models), price_columns)))
         self._one.limits[_LATENCY] = latency_weight
 
     def decide(
@@ -96,7 +99,7 @@ class Session:
         estimated: bool = False,
         propensity: bool = True,
     ) -> Choices:
-        """Decide request ``t``; ``prices`` is float64[K, 2] in USD per million tokens.
+        """Decide request ``t``; ``prices`` is float64[K, price_columns], as `DecideBatch` has them.
 
         ``estimated`` says that the input tokens are an estimate, to be corrected by what models report. The next
         decision overwrites the result.

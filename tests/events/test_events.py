@@ -568,14 +568,16 @@ def test_poison_in_a_foreign_payload_is_a_value(value: bytes, reason: str) -> No
 
 # -- bytes that never change --------------------------------------------------------------------------------
 
-GOLDEN = json.loads(
-    (Path(__file__).resolve().parents[1] / "golden" / "events_v1.json").read_text(encoding="utf-8")
-)
+GOLDEN = [
+    record
+    for path in sorted((Path(__file__).resolve().parents[1] / "golden").glob("events_v1*.json"))
+    for record in json.loads(path.read_text(encoding="utf-8"))["records"]
+]
 
 
 def golden(*types: str) -> Any:
     """Parameters: the golden records of some types."""
-    records = [record for record in GOLDEN["records"] if record["type"] in types]
+    records = [record for record in GOLDEN if record["type"] in types]
     return pytest.mark.parametrize("record", [pytest.param(record, id=record["name"]) for record in records])
 
 

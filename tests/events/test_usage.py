@@ -10,7 +10,7 @@ from typing import Any
 
 import pytest
 
-from banditroute import Feedback, Router
+from banditroute import Feedback, InputError, Router
 from banditroute.config import from_dict
 from banditroute.events import decode_journal, measured, unmeasured
 from banditroute.flow.copying.copier import Copier
@@ -139,3 +139,123 @@ def expected_or_nan(latencies: Sequence[float]) -> float:
         return expected_latency(latencies)
     except AssertionError:
         return math.nan
+
+
+# -- counts of tokens -----------------------------------------------------------------------------------
+
+PRICED: dict[str, Any] = {
+    "name": "cached",
+    "input_usd_per_mtok": 3.0,
+    "output_usd_per_mtok": 15.0,
+    "cached_input_usd_per_mtok": 0.3,
+    "cache_write_input_usd_per_mtok": 3.75,
+    "request_usd": 0.001,
+    "tiers": [
+        {
+            "above_input_tokens": 200_000,
+            "input_usd_per_mtok": 6.0,
+            "output_usd_per_mtok": 22.5,
+            "cached_input_usd_per_mtok": 0.6,
+        }
+    ],
+}
+PLAIN: dict[str, Any] = {"name": "plain", "input_usd_per_mtok": 3.0, "output_usd_per_mtok": 15.0}
+# the same request, as providers count it: 10,000 input tokens, of them 8,000 read from a cache and 500 written to it;
+# 1,000 output tokens, of them 700 of thinking
+WHOLE = {
+    "input_tokens": 10_000,
+    "cached_input_tokens": 8_000,
+    "cache_write_input_tokens": 500,
+    "output_tokens": 1_000,
+    "reasoning_tokens": 700,
+}
+INPUT_APART = {
+    "input_tokens": 1_500,
+    "cache_read_input_tokens": 8_000,
+    "cache_creation_input_tokens": 500,
+    "output_tokens": 1_000,
+    "reasoning_tokens": 700,
+}
+THOUGHTS_APART = {**WHOLE, "reasoning_tokens": None, "output_tokens": 300, "thoughts_tokens": 700}
+
+
+def reported(model: str | None = "cached", **counts: Any) -> Feedback:
+    """What the journal takes of a report of usage."""
+    catalog = from_dict({"models": [PRICED, PLAIN]}).catalog
+    found = catalog.reported(Feedback(request_id="r", kind="usage", model=model, **counts))
+    assert isinstance(found, Feedback), found
+    return found
+
+
+@pytest.mark.parametrize("counts", [WHOLE, INPUT_APART, THOUGHTS_APART])
+def test_however_a_provider_counts_the_journal_holds_all_tokens_and_what_was_paid(counts: Any) -> None:
+    paid = 0.001 + 1e-6 * (3.0 * 1_500 + 0.3 * 8_000 + 3.75 * 500 + 15.0 * 1_000)
+    found = reported(**counts)
+    assert found.cost_usd == pytest.approx(paid)
+    assert found == reported(**WHOLE)
+    assert (found.input_tokens, found.output_tokens) == (10_000, 1_000)
+
+
+def test_a_report_is_read_the_same_when_it_is_read_again() -> None:
+    catalog = from_dict({"models": [PRICED, PLAIN]}).catalog
+    found = reported(**INPUT_APART)
+    assert catalog.reported(found) == found
+
+
+def test_a_long_request_pays_the_prices_of_its_tier() -> None:
+    found = reported(input_tokens=250_000, cached_input_tokens=200_000, output_tokens=100)
+    assert found.cost_usd == pytest.approx(0.001 + 1e-6 * (6.0 * 50_000 + 0.6 * 200_000 + 22.5 * 100))
+
+
+@pytest.mark.parametrize(
+    ("model", "counts"),
+    [
+        ("cached", {**WHOLE, "cost_usd": 0.5}),  # the bill knows better
+        ("plain", WHOLE),  # its prices of cached tokens are not known
+        (None, WHOLE),  # nor which model it was
+        ("cached", {**WHOLE, "output_tokens": None}),
+        ("cached", {"input_tokens": 10_000, "output_tokens": 1_000}),
+        ("cached", {**WHOLE, "input_tokens": 300_000}),  # that tier has no price of writing to a cache
+    ],
+)
+def test_no_cost_is_made_up(model: str | None, counts: dict[str, Any]) -> None:
+    assert reported(model, **counts).cost_usd == counts.get("cost_usd")
+
+
+@pytest.mark.parametrize(
+    ("counts", "place", "instead"),
+    [
+        ({"input_tokens": 10, "cached_input_tokens": 11}, "cached_input_tokens", "cache_read_input_tokens"),
+        (
+            {"input_tokens": 10, "cached_input_tokens": 6, "cache_write_input_tokens": 6},
+            "cached_input_tokens",
+            "cache_creation_input_tokens",
+        ),
+        ({"output_tokens": 10, "reasoning_tokens": 11}, "reasoning_tokens", "thoughts_tokens"),
+    ],
+)
+def test_a_part_that_is_more_than_the_whole_is_refused_with_what_to_send(
+    counts: dict[str, int], place: str, instead: str
+) -> None:
+    router = Router.from_dict({"models": [PRICED]})
+    with pytest.raises(InputError) as refused:
+        router.learn({"request_id": "r", "kind": "usage", **counts})
+    assert f"`$.{place}`" in str(refused.value)
+    assert instead in str(refused.value)
+
+
+def test_counts_apart_without_the_count_beside_them_say_nothing() -> None:
+    found = reported(cost_usd=0.1, cache_read_input_tokens=5, thoughts_tokens=7)
+    assert (found.input_tokens, found.output_tokens) == (None, None)
+
+
+@pytest.mark.parametrize("apart", [{}, {"thoughts_tokens": 2_700}, {"reasoning_tokens": 2_700}])
+def test_thinking_is_in_the_expected_cost_however_it_is_counted(apart: dict[str, int]) -> None:
+    router = Router.from_dict({"models": [PLAIN]})
+    output = 300 if "thoughts_tokens" in apart else 3_000
+    for number in range(100):
+        router.decide({"request_id": f"r{number}", "prompt": "hello"})
+        router.learn({"request_id": f"r{number}", "kind": "usage", "output_tokens": output, **apart})
+    expected = router.decide({"request_id": "last", "prompt": "hello"}).expected
+    assert expected is not None
+    assert expected.cost_usd == pytest.approx(15e-6 * 3_000, rel=0.05)

@@ -42,6 +42,7 @@ from banditroute.bandit.posterior._kernels_solve import kernel as allocating
 SALT_END, SALT_FLOOR = np.uint64(0x6C616D626461), np.uint64(0x666C6F6F72)
 LOW, HIGH, HIGH_SHARE = 2, 6, 7  # columns of a request's limits
 ESTIMATED = 8  # and one that tells whether its input tokens are an estimate
+PLAIN = 2  # numbers per model in a table of prices without a price per request and tiers
 LEAST_LOG_MS, MOST_LOG_MS = -7.0, 21.0  # 0.001 ms to two weeks
 LARGEST = np.float32(np.finfo(np.float32).max)
 
@@ -70,6 +71,17 @@ def _normals(stream: Any, names: Any, p: Any, z: Any) -> None:
             z[k] = outer(p[k])
 
 
+@kernel
+def _tiered(row: Any, given: float, written: float) -> float:
+    """Return the cost in USD of a request to a model with a price per request and tiers."""
+    price_in, price_out = row[0], row[1]
+    for t in range(PLAIN + 1, row.shape[0], 3):
+        if given > row[t]:
+            price_in, price_out = row[t + 1], row[t + 2]
+    cost: float = row[PLAIN] + 1e-6 * (price_in * given + price_out * written)
+    return cost
+
+
 # fmt: off
 @kernel
 def _predict(
@@ -79,9 +91,11 @@ def _predict(
     # fmt: on
     """Write every candidate's quality, sd, log tokens, cost and log latency, and its utility at a cost weight.
 
-    ``tail`` holds the columns of the state; ``logs``, ``tokens`` and ``sd`` are scratch space.
+    ``tail`` holds the columns of the state; ``logs``, ``tokens`` and ``sd`` are scratch space. ``prices`` has as many
+    numbers per model as `batch.DecideBatch` says.
     """
     models = cand.shape[0] // 5
+    width = prices.shape[0] // models
     ratio, inputs = tail[TOKEN_RATIO * lanes :], tail[INPUT_RATIO * lanes :]
     latency, slope = tail[LATENCY * lanes :], tail[LATENCY_SLOPE * lanes :]
     most = limits[1] if limits[1] > 0.0 else 0.0
@@ -94,9 +108,10 @@ def _predict(
         if output > most:
             output, log_tokens = most, math.log1p(most)
         output *= ratio[k]
-        given = prices[2 * k] * limits[0]
+        given = prices[width * k] * limits[0]
         given = given * inputs[k] if estimated else given
-        cost = 1e-6 * (given + prices[2 * k + 1] * (output if output < most else most))
+        tokens[k] = output if output < most else most
+        cost = 1e-6 * (given + prices[width * k + 1] * tokens[k])
         log_ms = latency[k] + slope[k] * log_tokens  # NaN is unknown and stays so
         log_ms = LEAST_LOG_MS if log_ms < LEAST_LOG_MS else log_ms
         log_ms = MOST_LOG_MS if log_ms > MOST_LOG_MS else log_ms
@@ -105,6 +120,11 @@ def _predict(
         cand[5 * k], cand[5 * k + 1] = quality, sd[k]
         cand[5 * k + 2], cand[5 * k + 3], cand[5 * k + 4] = log_tokens, cost, log_ms
         utility[k] = quality - weight * cost
+    if width > PLAIN:
+        for k in range(models):
+            given = limits[0] * inputs[k] if estimated else limits[0]
+            cost = _tiered(prices[width * k : width * (k + 1)], given, tokens[k])
+            cand[5 * k + 3], utility[k] = cost, cand[5 * k] - weight * cost
     if limits[3] != 0.0:
         for k in range(models):
             stand_in = state[4] if math.isnan(cand[5 * k + 4]) else cand[5 * k + 4]
@@ -381,8 +401,9 @@ def decide_one(state: Any, x: Any, desk: Any, ask: int) -> int:
     at += 2 * lanes + BLOCK
     x64, clean = desk[at : at + wide], narrow[2 * (at + wide) : 2 * (at + wide) + wide]
     at += 2 * wide
-    prices, cand = desk[at : at + 2 * models], desk[at + 2 * models : at + 7 * models]
-    at += 7 * models
+    width = int(words[23])
+    prices, cand = desk[at : at + width * models], desk[at + width * models : at + (width + 5) * models]
+    at += (width + 5) * models
     rank = words[2 * at : 2 * at + models]
     at += (models + 1) // 2
     eligible, ok = flags[8 * at : 8 * at + models], flags[8 * (at + lanes // 8) : 8 * (at + lanes // 8) + models]

@@ -34,8 +34,9 @@ class DecideBatch:
         Last, 1 where the input tokens are an estimate, which each model's ratio corrects, and 0 where they are a count.
     eligible : bool[n, K]
         Which models may serve.
-    prices : float64[K, 2]
-        USD per million input and output tokens.
+    prices : float64[K, 2] or float64[K, 3 + 3T]
+        USD per million input and output tokens. Where a model has more to it: a price per request in USD, and T tiers
+        by rising input tokens: the number above which it holds, its price of input and of output.
     """
 
     x: NDArray[np.float32]

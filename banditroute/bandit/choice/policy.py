@@ -207,7 +207,9 @@ class Policy(Working):
         if (
             batch.x.shape != (n, self.d)
             or batch.eligible.shape != (n, count)
-            or batch.prices.shape != (count, 2)
+            or batch.prices.ndim != 2
+            or len(batch.prices) != count
+            or not (batch.prices.shape[1] == 2 or batch.prices.shape[1] % 3 == 0 < batch.prices.shape[1])
             or batch.limits.shape != (n, len(LIMITS))
         ):
             raise ValueError(f"a batch for {count} models and contexts of {self.d} has other shapes")

@@ -24,8 +24,8 @@ class Single:
         K.
     d : int
         Length of a context.
-    prices : float64[K, 2]
-        USD per million input and output tokens.
+    prices : float64[K, 2] or float64[K, 3 + 3T]
+        As in `DecideBatch`.
 
     Attributes
     ----------
@@ -33,7 +33,7 @@ class Single:
         In the order of ``LIMITS``; unlimited at first.
     eligible : bool[K]
         Which models may serve; all at first.
-    prices : float64[K, 2]
+    prices : float64[K, 2] or float64[K, 3 + 3T]
     candidates : float64[K, 5]
         See `Choices`, as for the other results.
 
@@ -53,21 +53,24 @@ class Single:
     def __init__(self, models: int, d: int, prices: ArrayLike) -> None:
         wide, lanes = padded(d, BLOCK), padded(models, BLOCK)
         at = _HEAD + 7 * lanes + BLOCK + lanes + 2 * wide  # scratch space is between
+        table: Floats = np.asarray(prices, np.float64)
+        width = table.shape[1] if table.ndim == 2 else 2
         places = []  # the order that the kernel goes by
-        for size in (2 * models, 5 * models, (models + 1) // 2, lanes // 8, lanes // 8):
+        for size in (width * models, 5 * models, (models + 1) // 2, lanes // 8, lanes // 8):
             places.append(slice(at, at + size))
             at += size
         self.desk: Floats = aligned(at)
         self.desk[_SHAPE : _SHAPE + 2] = models, d
         words, flagged = self.desk.view(np.int32), self.desk.view(np.bool_)
+        words[2 * _INFO + 3] = width
         self.limits: Floats = self.desk[:9]
         self.limits[:] = UNLIMITED
         self.keys: NDArray[np.uint64] = self.desk.view(np.uint64)[_KEY : _KEY + 1]
         self.key = self.keys.data  # which is quicker to write to
         self.info: NDArray[np.int32] = words[2 * _INFO : 2 * _INFO + 3]
         self.chance: Floats = self.desk[_CHANCE : _CHANCE + 2]
-        self.prices: Floats = self.desk[places[0]].reshape(models, 2)
-        self.prices[:] = prices
+        self.prices: Floats = self.desk[places[0]].reshape(models, width)
+        self.prices[:] = table
         self.expected: Floats = self.desk[places[1]]
         self.candidates: Floats = self.expected.reshape(models, 5)
         self.score: Floats = self.desk[_HEAD : _HEAD + models]

@@ -109,9 +109,7 @@ class Decider:
         self._writer = DecisionWriter(
             keys, encoder.spec, config.engine.mode, config.requests.header_pass_through, self._structs
         )
-        self._list_prices = np.array(
-            [[m.input_usd_per_mtok, m.output_usd_per_mtok] for m in catalog], np.float64
-        )
+        self._list_prices = np.array(catalog.price_table(), np.float64)
 
     def decide_records(
         self,
@@ -253,9 +251,7 @@ class Decider:
         paced = np.ones(n, np.bool_)
         in_force = self._list_prices
         if fields.prices:
-            in_force = in_force.copy()
-            for index, name in enumerate(self._catalog.names):
-                in_force[index] = fields.prices.get(name, in_force[index])
+            in_force = np.array(self._catalog.price_table(fields.prices), np.float64)
         anyone = self._catalog.unrestricted
         for i, request in enumerate(requests):
             if not anyone or request.needs or request.allow or request.deny or request.pictures:

@@ -104,16 +104,16 @@ def stage(
     rounds = len(drawn)
     start = rounds // 2
     stop = min(rounds, start + max(1, round(stress.out * rounds))) if stress and stress.out else rounds
-    prices = np.array([[m.input_usd_per_mtok, m.output_usd_per_mtok] for m in config.catalog])
+    prices = np.array(config.catalog.price_table())
     eligible = np.array([not model.paused for model in config.catalog])
     starts: tuple[int, ...] = (0,)
     price_steps, eligible_steps = [prices], [eligible]
     if stress is not None:
         drawn, config, delay = _changed(config, drawn, delay, stress, target, ranked, start, stop)
         after_prices, after = prices.copy(), eligible.copy()
-        after_prices[target] *= stress.price
+        after_prices[target] = _dearer(prices[target], stress.price)
         if stress.newcomer:
-            price_steps = [np.vstack([prices, _NEW_PRICE * prices[target]])]
+            price_steps = [np.vstack([prices, _dearer(prices[target], _NEW_PRICE)])]
             after_prices = price_steps[0]
             eligible_steps, after = [np.append(eligible, False)], np.append(eligible, True)
         after[target] &= not stress.out
@@ -164,8 +164,16 @@ def _changed(
             name=NEWCOMER,
             input_usd_per_mtok=_NEW_PRICE * like.input_usd_per_mtok,
             output_usd_per_mtok=_NEW_PRICE * like.output_usd_per_mtok,
+            request_usd=_NEW_PRICE * like.request_usd,
             like=like.name,
         )
         config = changed(config, models=(*config.models, model))
         drawn = replace(drawn, **wide)
     return replace(drawn, quality=quality, cost=cost, present=present), config, delay
+
+
+def _dearer(row: Floats, factor: float) -> Floats:
+    """Return a row of prices times a factor; where a tier begins stays."""
+    scaled = factor * row
+    scaled[3::3] = row[3::3]
+    return scaled

@@ -72,8 +72,8 @@ class Course:
         `request_key` of every round, all different.
     starts : tuple of int
         The rounds at which prices or models change; the first is 0.
-    prices : float64[S, K, 2]
-        USD per million input and output tokens, from each start on.
+    prices : float64[S, K, 2] or float64[S, K, 3 + 3T]
+        As `DecideBatch` has them, from each start on.
     eligible : bool[S, K]
         Which models may serve, from each start on.
     delay : int64[T]
@@ -144,6 +144,7 @@ def make_session(
         warm=warm,
         latency_weight=config.objective.latency_weight,
         vote_weight=learning.score_weight,
+        price_columns=len(config.catalog.price_table()[0]),
     )
 
 

@@ -161,7 +161,9 @@ def one_pass(case: Case) -> Summary:
     session = make_session(case.config, outcomes.blocks, seed, case.warm)
     everyone = np.array([[not model.paused for model in case.config.catalog]])
     delay = answers(len(rows), options.feedback_share, options.feedback_delay, seed)
-    course = Course(rows, outcomes.keys[rows], (0,), outcomes.prices[None], everyone, delay)
+    table = np.array(case.config.catalog.price_table())
+    prices = table if table.shape[1] > outcomes.prices.shape[1] else outcomes.prices
+    course = Course(rows, outcomes.keys[rows], (0,), prices[None], everyone, delay)
     window = windows(case.config)
     played = play(session, outcomes, course, None if np.isinf(window).all() else window)
     return summed_up(outcomes, rows, played)
