@@ -167,7 +167,10 @@ class World:
             early = f"early-{len(self.ids)}"
             await stream.feedback([early], value=0.25)  # before its request
             ids = await stream.request(4) + await stream.request(3, tenant="acme")
-            await stream.request(request_id=chance.choice(ids))  # a user who sends twice
+            twice = chance.choice(
+                ids
+            )  # a user who sends twice; under another tenant it would be another request
+            await stream.request(request_id=twice, **({"tenant": "acme"} if twice in ids[4:] else {}))
             self.ids += [*ids, *(await stream.request(request_id=early))]
             await stream.feedback(ids, feedback_id="a", voter=chance.choice("uv"))
             await stream.feedback(ids[:2], feedback_id="a", voter="u")
