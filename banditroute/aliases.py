@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Mapping
+from functools import lru_cache
 from typing import Final, NamedTuple
 
 _PROVIDER: Final = re.compile(r"(?:.*/)?([^/]+)/([^/]+)")
@@ -40,6 +41,9 @@ def take_apart(name: str) -> ModelName:
     return ModelName(text, provider, None if snapshot == "latest" else snapshot)
 
 
+_of_catalog: Final = lru_cache(4096)(take_apart)  # names of the catalog are asked for with every unknown name
+
+
 def candidates(name: str, names: Mapping[str, str]) -> list[str]:
     """Return the models that a name may mean: one if it is clear.
 
@@ -58,7 +62,7 @@ def candidates(name: str, names: Mapping[str, str]) -> list[str]:
     wanted = take_apart(name)
     best: dict[str, int] = {}
     for known, model in names.items():
-        each = take_apart(known)
+        each = _of_catalog(known)
         shared = 0
         for ours, theirs in ((each.provider, wanted.provider), (each.snapshot, wanted.snapshot)):
             if ours == theirs:

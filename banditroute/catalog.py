@@ -118,12 +118,13 @@ class Catalog:
             raise ConfigError(
                 f"the catalog has {len(self.models)} models; at most {MAX_MODELS} are supported"
             )
+        self._places: dict[str, int] = {}
         for index, name in enumerate(self.names):
             if len(name.encode("utf-8", "replace")) > MAX_ID_BYTES:
                 raise ConfigError(
                     f"models[{index}].name has more than {MAX_ID_BYTES} bytes; choose a shorter name"
                 )
-            if name in self.names[:index]:
+            if self._places.setdefault(name, index) != index:
                 raise ConfigError(f"two models are named '{name}': names are unique; rename one of them")
         self._meanings: dict[str, str] = {}
         self._add_aliases()
@@ -141,7 +142,7 @@ class Catalog:
         return iter(self.models)
 
     def __contains__(self, name: object) -> bool:
-        return name in self.names
+        return name in self._places
 
     def _add_aliases(self) -> None:
         self._meanings = {name: name for name in self.names}
@@ -217,7 +218,7 @@ class Catalog:
         given, written = feedback.input_tokens, feedback.output_tokens
         if feedback.cost_usd is not None or not (cached or kept) or given is None or written is None:
             return None
-        model = self.models[self.names.index(str(feedback.model))]
+        model = self.models[self._places[str(feedback.model)]]
         prices = model.prices_at(given)
         read_price, kept_price = prices.cached_input_usd_per_mtok, prices.cache_write_input_usd_per_mtok
         if (cached and read_price is None) or (kept and kept_price is None):
