@@ -1,11 +1,16 @@
-"""One command: `banditroute <verb>`. Exit status 0 is done, 1 is no, 2 is bad usage or input, 130 is interrupted."""
+"""One command: `banditroute <verb>`.
+
+Exit status 0 is done, 1 is no, 2 is bad usage or input, 70 is a defect of banditroute, 130 is interrupted.
+"""
 
 from __future__ import annotations
 
+import os
 import sys
 import time
+import traceback
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated, Any, Final, NoReturn
 
 import orjson
 import typer
@@ -17,11 +22,13 @@ from banditroute.cli.features import features_app
 from banditroute.cli.init import configuration, init, table
 from banditroute.cli.rehearse import rehearse
 from banditroute.cli.replay import replay
-from banditroute.cli.simulate import simulate
+from banditroute.cli.simulate import INTERRUPTED, simulate
 from banditroute.cli.state import state_app
 from banditroute.config import Config, Logging, load, unusual_price, warnings
 from banditroute.errors import BanditrouteError, ConfigError, DataSetError
 from banditroute.events import PauseEdit, PriceEdit
+
+DEFECT: Final = 70  # EX_SOFTWARE of sysexits.h
 
 app = typer.Typer(
     name="banditroute",
@@ -71,10 +78,36 @@ def banditroute(
 def main() -> None:
     """Run the command line; every deliberate error becomes one sentence and exit status 2."""
     try:
-        app(prog_name="banditroute")  # also where it is `python -m banditroute`
+        status = app(prog_name="banditroute", standalone_mode=False)  # also as `python -m banditroute`
     except BanditrouteError as error:
         print(f"banditroute: {error}", file=sys.stderr)
         sys.exit(2)
+    except (typer.Abort, KeyboardInterrupt) as error:
+        if isinstance(error.__cause__, EOFError):
+            _unexpected(error.__cause__)
+        sys.exit(INTERRUPTED)
+    except BrokenPipeError:  # whoever read our output has seen enough
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        sys.exit(0)
+    except Exception as error:  # noqa: BLE001 - status 1 means "the answer is no" and never a crash
+        usage: Any = error
+        if not hasattr(error, "exit_code") or not hasattr(error, "show"):
+            _unexpected(error)
+        usage.show()  # the parser's own: an unknown option, a missing argument
+        sys.exit(usage.exit_code)
+    sys.exit(status if isinstance(status, int) else 0)
+
+
+def _unexpected(error: BaseException) -> NoReturn:
+    """Own up to a defect in one sentence; the traceback is for those who ask for it."""
+    if os.environ.get("BANDITROUTE_DEBUG"):
+        traceback.print_exception(error)
+    print(
+        f"banditroute: this should not have happened ({type(error).__name__}): please report it with what "
+        "BANDITROUTE_DEBUG=1 shows",
+        file=sys.stderr,
+    )
+    sys.exit(DEFECT)
 
 
 def _load(path: Path, *, quiet: bool = False) -> Config:

@@ -13,6 +13,7 @@ import orjson
 import typer
 
 from banditroute.catalog import MAX_USD_PER_MTOK
+from banditroute.cli.shared import AllowDropped
 from banditroute.config import Config, Logging, load
 from banditroute.errors import ConfigError
 
@@ -40,6 +41,9 @@ def export_log(
         _print_json({"folder": str(output), **done})
     else:
         print(f"{done['decisions']} decisions and {done['feedback']} feedback events in {output}")
+        if done["rejected"]:
+            reasons = "; ".join(f"{count} x {reason}" for reason, count in done["dropped"]["reasons"].items())
+            print(f"left out: {done['rejected']} feedback events that are refused ({reasons})")
 
 
 def evaluate(
@@ -86,6 +90,7 @@ def evaluate(
     replicates: Annotated[int, typer.Option(min=100, max=100_000, help="Bootstrap resamples.")] = 2000,
     min_ess: Annotated[float, typer.Option(min=0.0, help="Refuse below this effective sample size.")] = 100.0,
     seed: Annotated[int, typer.Option(min=0, help="Of the bootstrap.")] = 0,
+    allow_dropped: AllowDropped = 0.01,
     *,
     as_json: Json = False,
 ) -> None:
@@ -123,7 +128,7 @@ def evaluate(
     if log == "topic" and logged is None:
         raise ConfigError("--log topic needs the broker: give the configuration with -c")
     with topic_log(logged) if logged is not None and log == "topic" else nullcontext(Path(log)) as folder:
-        opened = open_log(folder, kind=kind, logged_by=logged_by)
+        opened = open_log(folder, kind=kind, logged_by=logged_by, allow_dropped=allow_dropped)
         target, weight = make_target(opened, question)
         if logged is not None and not logged_floor:
             logged_floor = logged.learning.exploration_floor

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from banditroute.cli.replay import Json, Report, Share, Warmup, WarmupVotes, Workers, print_json, warm_of
+from banditroute.cli.shared import AllowDropped
 from banditroute.cli.simulate import INTERRUPTED
 from banditroute.config import Config, Logging, load
 from banditroute.errors import ConfigError, DataSetError
@@ -80,6 +81,7 @@ def rehearse(
     ] = None,
     confidence: Annotated[float, typer.Option(help="Of the intervals.")] = 0.95,
     workers: Workers = 1,
+    allow_dropped: AllowDropped = 0.01,
     seed: Annotated[int, typer.Option(min=0, max=4000, help="Of the runs.")] = 0,
     csv: Annotated[
         Path | None,
@@ -126,7 +128,7 @@ def rehearse(
     else:
         given = {"--present": present, "--judge": judge, "--feedback-delay": feedback_delay}
         _check_told(given | {"--feedback-share": feedback_share < 1.0})
-        world = _logged(log, loaded, encoder)
+        world = _logged(log, loaded, encoder, allow_dropped)
     warm = warm_of(loaded, encoder, warmup, warmup_votes)
     per_day = requests_per_day
     if per_day is None:
@@ -200,7 +202,7 @@ def _recorded(
     return RecordedWorld(outcomes, today, feedback_share, feedback_delay)
 
 
-def _logged(log: str, config: Config, encoder: Encoder) -> LoggedWorld:
+def _logged(log: str, config: Config, encoder: Encoder, allow_dropped: float) -> LoggedWorld:
     from banditroute_sim.evaluate.export import topic_log
     from banditroute_sim.rehearse.logged import LoggedWorld
     from banditroute_sim.rehearse.sample import read_log
@@ -209,7 +211,7 @@ def _logged(log: str, config: Config, encoder: Encoder) -> LoggedWorld:
     blocks = [(block.start, block.stop) for block in spec.blocks]
     topic = log == "topic"
     with topic_log(config) if topic else nullcontext(Path(log)) as folder:
-        sample = read_log(folder, config, spec.spec_id, spec.d)
+        sample = read_log(folder, config, spec.spec_id, spec.d, allow_dropped)
     return LoggedWorld(sample, config, blocks, "the log" if topic else folder.resolve().name)
 
 

@@ -80,7 +80,9 @@ async def test_an_export_of_the_topics_is_the_log(written, tmp_path: Path) -> No
     ]
     client = await _broker(decisions, [*(json.dumps(event).encode() for event in foreign), b"poison"], config)
     done = await export_log(client, config, tmp_path / "out")
+    dropped = done.pop("dropped")
     assert done == {"decisions": 900, "feedback": 900, "rejected": 1}
+    assert (dropped["read"], dropped["dropped"], sum(dropped["reasons"].values())) == (901, 1, 1)
     options = EvaluationOptions(replicates=100, logged_floor=0.3)
     exported = evaluate(ExportedLog(tmp_path / "out"), Uniform(), options)
     assert exported == evaluate(ExportedLog(folder), Uniform(), options)
@@ -298,7 +300,8 @@ async def test_a_log_is_fetched_from_a_broker(written, tmp_path: Path, embedded_
         )
     finally:
         await client.stop()
-    assert await fetch(config, tmp_path / "out") == {"decisions": 300, "feedback": 300, "rejected": 0}
+    done = await fetch(config, tmp_path / "out")
+    assert (done["decisions"], done["feedback"], done["rejected"]) == (300, 300, 0)
     (batch,) = ExportedLog(tmp_path / "out").batches()
     assert len(batch) == 300
     assert batch.predicted

@@ -110,6 +110,7 @@ def test_evaluate_reads_the_topics_as_it_reads_their_export(broker, deployed, re
     done = CliRunner().invoke(app, ["export-log", "-c", str(deployed), "-o", str(folder), "--json"])
     assert json.loads(done.stdout) == {
         "folder": str(folder), "decisions": 400, "feedback": 400, "rejected": 0,
+        "dropped": {"read": 400, "dropped": 0, "reasons": {}},
     }  # fmt: skip
     again = CliRunner().invoke(app, [*VERBS["evaluate"], "-c", str(deployed), "--log", str(folder), "--json"])
     assert json.loads(again.stdout) == found

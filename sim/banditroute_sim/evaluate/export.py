@@ -16,12 +16,13 @@ from banditroute.events.field_map import FieldMap
 from banditroute.flow.deciding.decider import InputRecord
 from banditroute.flow.records.header import HEADER_NAME
 from banditroute.runtime.broker.ports import Client
+from banditroute_sim.data.dropped import Dropped
 
 DECISIONS: Final = "decisions.parquet"
 FEEDBACK: Final = "feedback.parquet"
 
 
-async def fetch(config: Config, folder: Path) -> dict[str, int]:
+async def fetch(config: Config, folder: Path) -> dict[str, Any]:
     """Export the log of the broker of a configuration; see `export_log`."""
     from banditroute.runtime.broker.kafka import KafkaClient  # noqa: PLC0415 - a log on disk needs no broker
 
@@ -63,7 +64,7 @@ def topic_log(config: Config) -> Iterator[Path]:
             raise DataSetError(text.replace(str(folder), "the log")) from error
 
 
-async def export_log(client: Client, config: Config, folder: Path) -> dict[str, int]:
+async def export_log(client: Client, config: Config, folder: Path) -> dict[str, Any]:
     """Write ``decisions.parquet`` and ``feedback.parquet``, the records of a partition in the order of their offsets.
 
     Feedback is decoded by the field map of the configuration and written under our own field names; what is not valid
@@ -80,8 +81,8 @@ async def export_log(client: Client, config: Config, folder: Path) -> dict[str, 
 
     Returns
     -------
-    dict of str to int
-        How many ``decisions`` and ``feedback`` were written, and how much feedback was ``rejected``.
+    dict
+        How many ``decisions`` and ``feedback`` were written, how much feedback was ``rejected``, and ``dropped`` why.
 
     Raises
     ------
@@ -105,7 +106,8 @@ async def export_log(client: Client, config: Config, folder: Path) -> dict[str, 
     votes = FieldMap(config.feedback.field_map) if config.feedback.field_map else None
     values = ValueMap(config.feedback.value_map) if config.feedback.value_map else None
     catalog = config.catalog
-    done = {"decisions": 0, "feedback": 0, "rejected": 0}
+    done: dict[str, Any] = {"decisions": 0, "feedback": 0}
+    dropped = Dropped("feedback events")
     try:
         folder.mkdir(parents=True, exist_ok=True)  # noqa: ASYNC240 - once, before anything is under way
         with pq.ParquetWriter(folder / DECISIONS, decisions, compression="zstd") as writer:
@@ -123,15 +125,14 @@ async def export_log(client: Client, config: Config, folder: Path) -> dict[str, 
                     event = decode_feedback(one.value, votes, values)
                     if not isinstance(event, Rejected):
                         event = catalog.reported(event)
-                    if isinstance(event, Rejected):
-                        done["rejected"] += 1
-                    else:
+                    dropped.take(event.reason if isinstance(event, Rejected) else None)
+                    if not isinstance(event, Rejected):
                         rows.append(_row(partition, one) | {"value": encode(event)})
                 writer.write_table(pa.Table.from_pylist(rows, pa.schema(common)))
                 done["feedback"] += len(rows)
     except OSError as error:
         raise DataSetError(f"cannot write into '{folder}': {error.strerror}") from error
-    return done
+    return done | {"rejected": dropped.dropped, "dropped": dropped.as_dict()}
 
 
 def _row(partition: int, record: InputRecord) -> dict[str, Any]:

@@ -11,6 +11,7 @@ from numpy.typing import NDArray
 from banditroute.bandit.evidence.evidence import ModelKey
 from banditroute.bandit.objectives.pacing import Fixed, Pacer
 from banditroute.bandit.posterior.posterior import ModelPrior
+from banditroute_sim.data.dropped import Dropped
 from banditroute_sim.evaluate.log import Batch
 from banditroute_sim.evaluate.targets import ByCell
 from banditroute_sim.session import Session
@@ -87,6 +88,7 @@ class KnownLog:
     batch: Batch
     every: Floats
     left_out: dict[str, int] = field(default_factory=dict)
+    dropped: Dropped = field(default_factory=lambda: Dropped("decisions"))
 
     def batches(self) -> Iterator[Batch]:
         """See `Log.batches`."""

@@ -20,6 +20,7 @@ from banditroute.bandit.arithmetic.chance import request_key
 from banditroute.errors import DataSetError, StateError
 from banditroute.events import Decision, Rejected, decode_feedback, feedback_of, measured
 from banditroute.flow.records.header import HEADER_NAME, Header, parse_header
+from banditroute_sim.data.dropped import ALLOWED, Dropped
 from banditroute_sim.evaluate.files import batches, find
 from banditroute_sim.evaluate.votes import Votes, decision_key, served_key
 
@@ -84,6 +85,10 @@ class Log(Protocol):
     def left_out(self) -> Mapping[str, int]:
         """Decisions that were not used, by reason, of the last reading."""
 
+    @property
+    def dropped(self) -> Dropped:
+        """Feedback that cannot be used, and why."""
+
     def batches(self) -> Iterator[Batch]:
         """Yield the decisions that were drawn with a known propensity, in the order of the log."""
 
@@ -98,19 +103,22 @@ class ExportedLog:
         Where it is.
     kind : str, optional
         Take quality from this kind of feedback alone.
+    allow_dropped : float
+        Share of the feedback that may be unusable.
 
     Attributes
     ----------
     left_out : Counter
         Decisions that were not used, by reason.
-    rejected : int
-        Feedback events that are not valid.
+    dropped : Dropped
+        Feedback events, and why some are not valid.
     """
 
     folder: Path
     kind: str | None = None
+    allow_dropped: float = ALLOWED
     left_out: Counter[str] = field(default_factory=Counter)
-    rejected: int = 0
+    dropped: Dropped = field(default_factory=lambda: Dropped("feedback events"))
     _votes: Votes | None = None
 
     def votes(self) -> Votes:
@@ -128,9 +136,10 @@ class ExportedLog:
                         self._take(votes, row)
             if not votes.taken:
                 raise DataSetError(
-                    f"{paths[0]} holds no valid feedback ({self.rejected} rejected): "
-                    "expected the fields of docs/EVENTS.md"
+                    f"{paths[0]} holds no valid feedback: expected the fields of docs/EVENTS.md; "
+                    + (self.dropped.sentence() or "it is empty")
                 )
+            self.dropped.check(str(paths[0]), self.allow_dropped)
             votes.settle()
             self._votes = votes
         return self._votes
@@ -141,9 +150,8 @@ class ExportedLog:
             event = decode_feedback(value.encode() if isinstance(value, str) else value)
         else:
             event = feedback_of(value if isinstance(value, Mapping) else row)
-        if isinstance(event, Rejected):
-            self.rejected += 1
-        else:
+        self.dropped.take(event.reason if isinstance(event, Rejected) else None)
+        if not isinstance(event, Rejected):
             votes.add(measured(event))
 
     def batches(self) -> Iterator[Batch]:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Final
@@ -12,6 +12,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from banditroute.errors import DataSetError
+from banditroute_sim.data.dropped import Dropped
 from banditroute_sim.evaluate.files import SUFFIXES, batches, columns
 from banditroute_sim.evaluate.log import Batch, check_numbers
 
@@ -50,9 +51,11 @@ class OpenBanditLog:
     paths: list[Path]
     logged_by: str | None = None
     left_out: Counter[str] = field(default_factory=Counter)
+    dropped: Dropped = field(default_factory=lambda: Dropped("rows"))
     names: tuple[str, ...] = ()
     policies: tuple[str, ...] = ()
-    _share: dict[str, dict[int, Counter[int]]] = field(default_factory=dict)
+    _share: dict[str, dict[int, Counter[str]]] = field(default_factory=dict)
+    _cells: dict[str, int] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
         for path in self.paths:
@@ -61,15 +64,16 @@ class OpenBanditLog:
                 raise DataSetError(
                     f"{path} has no column '{missing[0]}': an Open Bandit log has {', '.join(COLUMNS)}"
                 )
-        items: set[int] = set()
+        items: set[str] = set()
         for row in self._rows():
-            policy, position, item = str(row.get("policy", "")), int(row["position"]), int(row["item_id"])
+            policy, position, item = str(row.get("policy", "")), self._cell(row), name_of(row["item_id"])
             items.add(item)
+            self.dropped.take()
             table = self._share.setdefault(policy, {})
             table.setdefault(position, Counter())[item] += 1
         if not items:
             raise DataSetError(f"{self.paths[0]} holds no rows: expected at least one decision")
-        self.names = tuple(str(item) for item in sorted(items))
+        self.names = tuple(sorted(items, key=_by_number))
         self.policies = tuple(sorted(self._share))
         if self.logged_by is None and len(self.policies) > 1:
             raise DataSetError(
@@ -87,8 +91,8 @@ class OpenBanditLog:
             wanted: list[str] = [name for name in (*COLUMNS, "policy") if name in present]
             for rows in batches(path, wanted):
                 for number, row in enumerate(rows):
-                    if not {"item_id", "position"} <= row.keys():
-                        raise DataSetError(f"{path}: row {number} of a batch has no item_id or no position")
+                    if "item_id" not in row:
+                        raise DataSetError(f"{path}: row {number} of a batch has no item_id")
                 yield from rows
 
     def table(self, policy: str) -> dict[int, Floats]:
@@ -105,13 +109,13 @@ class OpenBanditLog:
             )
         tables = {}
         for position, counts in self._share[policy].items():
-            share = np.array([counts[int(name)] for name in self.names], np.float64)
+            share = np.array([counts[name] for name in self.names], np.float64)
             tables[position] = share / share.sum()
         return tables
 
     def batches(self) -> Iterator[Batch]:
         """See `Log.batches`; nothing is predicted, everything costs nothing."""
-        index = {int(name): column for column, name in enumerate(self.names)}
+        index = {name: column for column, name in enumerate(self.names)}
         self.left_out = Counter()
         where = str(self.paths[0])
         waiting: list[dict[str, Any]] = []
@@ -126,11 +130,11 @@ class OpenBanditLog:
         if waiting:
             yield self._batch(waiting, index, where)
 
-    def _batch(self, rows: list[dict[str, Any]], index: dict[int, int], where: str) -> Batch:
+    def _batch(self, rows: list[dict[str, Any]], index: dict[str, int], where: str) -> Batch:
         n, k = len(rows), len(self.names)
         nothing = np.full((n, k), np.nan)
-        clicks = np.array([row.get("click", np.nan) for row in rows], np.float64)
-        propensity = np.array([row.get("propensity_score", np.nan) for row in rows], np.float64)
+        clicks = np.array([number_of(row, "click", where) for row in rows])
+        propensity = np.array([number_of(row, "propensity_score", where) for row in rows])
         wrong = propensity[~((propensity > 0.0) & (propensity <= 1.0))]
         if len(wrong):
             raise DataSetError(f"{where}: propensity_score holds {wrong[0]:g}; expected numbers in (0, 1]")
@@ -139,7 +143,7 @@ class OpenBanditLog:
         outcome[:, 0], outcome[:, 1] = clicks, 0.0
         return Batch(
             names=self.names,
-            chosen=np.array([index[int(row["item_id"])] for row in rows], np.int64),
+            chosen=np.array([index[name_of(row["item_id"])] for row in rows], np.int64),
             eligible=np.ones((n, k), np.bool_),
             propensity=propensity,
             quality=nothing,
@@ -151,5 +155,44 @@ class OpenBanditLog:
             cost_weight=np.zeros(n),
             latency_weight=np.zeros(n),
             outcome=outcome,
-            cell=np.array([row["position"] for row in rows], np.int64),
+            cell=np.array([self._cell(row) for row in rows], np.int64),
         )
+
+    def _cell(self, row: Mapping[str, Any]) -> int:
+        """Return the number of a position: itself where it is one, else one that stands for its name."""
+        name = name_of(row.get("position"))
+        return (
+            int(name)
+            if name.isdecimal() and len(name) < 10
+            else self._cells.setdefault(name, -1 - len(self._cells))
+        )
+
+
+def name_of(value: object) -> str:
+    """Return how an item or a position is called: ``3`` for 3 and 3.0, its text else, ``?`` for none."""
+    if value is None or value != value:
+        return "?"
+    if isinstance(value, float) and value.is_integer():
+        return str(int(value))
+    return str(value)
+
+
+def _by_number(name: str) -> tuple[bool, int, str]:
+    number = name.isdecimal() and len(name) < 19
+    return not number, int(name) if number else 0, name
+
+
+_WORDS: Final = {"true": 1.0, "false": 0.0, "yes": 1.0, "no": 0.0}
+
+
+def number_of(row: Mapping[str, Any], column: str, where: str) -> float:
+    """Return a number of a row, NaN for none; raises DataSetError for what is none."""
+    value = row.get(column)
+    if value is None:
+        return np.nan
+    try:
+        return _WORDS[value.lower()] if isinstance(value, str) and value.lower() in _WORDS else float(value)
+    except (TypeError, ValueError, OverflowError) as error:
+        raise DataSetError(
+            f"{where}: {column} holds {value!r:.60}; expected a number, or true and false"
+        ) from error

@@ -13,6 +13,7 @@ from banditroute.bandit.objectives._kernels_pacing import bracket
 from banditroute.bandit.objectives.pacing import AIM
 from banditroute.config import Config
 from banditroute.errors import ConfigError, DataSetError
+from banditroute_sim.data.dropped import ALLOWED
 from banditroute_sim.evaluate.log import ExportedLog, Log
 from banditroute_sim.evaluate.open_bandit import OpenBanditLog, open_bandit_files
 from banditroute_sim.evaluate.targets import (
@@ -66,8 +67,10 @@ class Question:
     floor: float = 0.0
 
 
-def open_log(folder: Path, *, kind: str | None = None, logged_by: str | None = None) -> Log:
-    """Open an exported log, or a table with Open Bandit columns.
+def open_log(
+    folder: Path, *, kind: str | None = None, logged_by: str | None = None, allow_dropped: float = ALLOWED
+) -> Log:
+    """Open an exported log, or a table with Open Bandit columns; see `ExportedLog` and `OpenBanditLog`.
 
     Raises
     ------
@@ -77,7 +80,7 @@ def open_log(folder: Path, *, kind: str | None = None, logged_by: str | None = N
     files = open_bandit_files(folder)
     if files:
         return OpenBanditLog(files, logged_by)
-    return ExportedLog(folder, kind)
+    return ExportedLog(folder, kind, allow_dropped)
 
 
 def make_target(log: Log, question: Question) -> tuple[Target, float | None]:

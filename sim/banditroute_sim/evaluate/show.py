@@ -26,6 +26,13 @@ def print_evaluation(result: Mapping[str, Any], console: Console | None = None) 
         + (f"; left out: {left}" if left else ""),
         highlight=False,
     )
+    dropped = log["dropped"]
+    if dropped["dropped"]:
+        reasons = "; ".join(f"{count:,} x {reason}" for reason, count in dropped["reasons"].items())
+        console.print(
+            f"dropped: {dropped['dropped']:,} of {dropped['read']:,} feedback events ({reasons})",
+            highlight=False,
+        )
     console.print(
         f"weights: mean {weights['mean']:.3f}, largest {weights['largest']:.1f}, "
         f"{weights['top_1_percent_share']:.0%} of their sum in the top 1 %, tail shape {weights['tail_shape']:.2f}, "

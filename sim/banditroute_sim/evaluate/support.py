@@ -165,6 +165,7 @@ def described(kept: Kept, log: Log) -> dict[str, Any]:
         "used": kept.decisions - kept.without_model,
         "without_model": kept.without_model,
         "left_out": dict(log.left_out),
+        "dropped": log.dropped.as_dict(),
         "with_quality": int(kept.moments.n[PLAIN]),
         "with_cost": int(kept.moments.n[WIDTH + PLAIN]),
         "predictions": "logged" if kept.fit.logged else "running means",

@@ -44,7 +44,6 @@ class LoggedWorld:
     """
 
     fresh = True
-    notes: Sequence[str] = ()
     present = "the models that served in the log"
 
     def __init__(self, sample: LoggedSample, config: Config, blocks: Sequence[Block], name: str) -> None:
@@ -52,6 +51,9 @@ class LoggedWorld:
         self.models = config.catalog.names
         self.size = len(sample.x)
         self.sample = sample
+        left = ", ".join(f"{count:,} {reason}" for reason, count in sample.left_out.items() if count)
+        told = [f"decisions left out: {left}"] if left else []
+        self.notes: Sequence[str] = [*told, *filter(None, [sample.dropped.sentence()])]
         priors = model_priors(config.catalog, config.learning.price_prior)
         self._posterior = posterior = derive(sample.evidence, priors, blocks)
         self._spread = [np.linalg.cholesky(posterior.sigma2 * (v + v.T) / 2.0) for v in posterior.V]

@@ -17,6 +17,7 @@ from banditroute.config import Config
 from banditroute.errors import DataSetError
 from banditroute.events import Decision, Feedback, Rejected, decode_feedback, feedback_of, measured
 from banditroute.flow.records.header import Header
+from banditroute_sim.data.dropped import ALLOWED, Dropped
 from banditroute_sim.evaluate.files import batches, find
 from banditroute_sim.evaluate.log import ExportedLog, read_decision, read_header
 from banditroute_sim.evaluate.votes import COST, QUALITY, Votes, decision_key, served_key
@@ -62,6 +63,8 @@ class LoggedSample:
         Means of all that came back, NaN where nothing did.
     left_out : Counter
         Decisions that were not used, by reason.
+    dropped : Dropped
+        Feedback that cannot be used, and why.
     """
 
     x: NDArray[np.float32]
@@ -78,9 +81,12 @@ class LoggedSample:
     quality: float
     cost: float
     left_out: Counter[str]
+    dropped: Dropped
 
 
-def read_log(folder: Path, config: Config, spec_id: str, d: int) -> LoggedSample:
+def read_log(
+    folder: Path, config: Config, spec_id: str, d: int, allow_dropped: float = ALLOWED
+) -> LoggedSample:
     """Read an exported log (`banditroute export-log`), of an engine that was active or in the shadow.
 
     Parameters
@@ -91,6 +97,8 @@ def read_log(folder: Path, config: Config, spec_id: str, d: int) -> LoggedSample
         Its catalog has every model that served.
     spec_id, d : str, int
         Of its features.
+    allow_dropped : float
+        Share of the feedback that may be unusable.
 
     Raises
     ------
@@ -101,7 +109,8 @@ def read_log(folder: Path, config: Config, spec_id: str, d: int) -> LoggedSample
     paths = find(folder, "decisions")
     if not paths:
         raise DataSetError(f"{folder} holds no decisions: expected decisions*.parquet or decisions*.jsonl")
-    votes = ExportedLog(folder).votes()
+    exported = ExportedLog(folder, allow_dropped=allow_dropped)
+    votes = exported.votes()
     keys = [ModelKey(model.name, model.generation) for model in config.catalog]
     index = {key.name: k for k, key in enumerate(keys)}
     evidence = Evidence(d)
@@ -157,6 +166,7 @@ def read_log(folder: Path, config: Config, spec_id: str, d: int) -> LoggedSample
         quality=float(quality),
         cost=float(cost),
         left_out=left_out,
+        dropped=exported.dropped,
     )
 
 
