@@ -1,4 +1,4 @@
-"""The library face: one partition in memory, no Kafka, no files, no threads.
+"""The library face: one partition in memory, no Kafka, no files, no threads of its own.
 
 >>> from banditroute import Router
 >>> router = Router.from_dict(
@@ -18,17 +18,21 @@ True
 
 from __future__ import annotations
 
+import functools
 import itertools
 import math
+import numbers
 import os
 import secrets
 from collections import Counter
-from collections.abc import Iterable, Mapping
-from typing import Any, Final
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from threading import RLock
+from typing import Any, Concatenate, Final, ParamSpec, TypeVar
 
 from banditroute.bandit.evidence.evidence import Evidence, ModelKey
 from banditroute.bandit.objectives.exploration import Exploration
 from banditroute.bandit.posterior.posterior import Posterior
+from banditroute.bandit.uncopied import Uncopied
 from banditroute.config import Config, from_dict, load
 from banditroute.errors import InputError
 from banditroute.events import Control as ControlRecord
@@ -36,6 +40,7 @@ from banditroute.events import (
     Copied,
     Decision,
     Edit,
+    Expire,
     Feedback,
     JournalRecord,
     Rejected,
@@ -79,8 +84,53 @@ __all__ = [
 
 REMEMBERED: Final = 1024  # newest decisions that are given again to whoever sends the very same request again
 
+P = ParamSpec("P")
+T = TypeVar("T")
 
-class Router:
+LAST_SECOND: Final = (
+    253_402_300_799  # of the year 9999: more is no Unix seconds, but milliseconds or nanoseconds
+)
+
+
+def _one_at_a_time(
+    method: Callable[Concatenate[Router, P], T],
+) -> Callable[Concatenate[Router, P], T]:
+    """Let threads wait for each other, and refuse a call from within a call."""
+
+    @functools.wraps(method)
+    def alone(self: Router, /, *args: P.args, **kwargs: P.kwargs) -> T:
+        with self._lock:
+            if self._busy:
+                raise RuntimeError(
+                    "a Router was called from within one of its own calls (a signal handler, or a mapping or iterator "
+                    "with code of its own): call it when the other call has returned"
+                )
+            self._busy = True
+            try:
+                return method(self, *args, **kwargs)
+            finally:
+                self._busy = False
+
+    return alone
+
+
+def _milliseconds(now: object) -> float | None:
+    """Return Unix seconds in milliseconds, before anything is done with them."""
+    if now is None:
+        return None
+    told = f"of type {type(now).__name__}"
+    if not isinstance(now, bool) and isinstance(now, numbers.Real):
+        try:
+            seconds = float(now)
+        except OverflowError:
+            seconds = math.inf
+        if 0.0 <= seconds <= LAST_SECOND:
+            return 1000.0 * seconds
+        told = str(seconds)
+    raise InputError(f"now is {told}: expected Unix seconds, from 0 to {LAST_SECOND}")
+
+
+class Router(Uncopied):
     """Decides and learns in memory, with the code that the engine runs.
 
     Parameters
@@ -91,7 +141,10 @@ class Router:
     Notes
     -----
     The router has no clock: time is what `now` says, in Unix seconds, and stands still when it is not given. The
-    join window, forgetting and `max_request_age` go by it. Not thread-safe.
+    join window, forgetting and `max_request_age` go by it.
+
+    Threads may share a router: one call is carried out at a time, and others wait. A call from within a call raises
+    RuntimeError. What is refused changes nothing. A router can neither be copied nor pickled.
     """
 
     def __init__(self, config: Config) -> None:
@@ -121,6 +174,8 @@ class Router:
         self._frozen = config.engine.mode == "frozen"
         self._changed: ModelKey | None = None
         self._newest: dict[tuple[str, str | None], tuple[Request, Decision]] = {}
+        self._lock = RLock()
+        self._busy = False
 
     @classmethod
     def from_config(cls, path: str | os.PathLike[str]) -> Router:
@@ -143,11 +198,13 @@ class Router:
         return self._policy.posterior
 
     @property
+    @_one_at_a_time
     def evidence(self) -> Evidence:
         """What was learned, as a copy."""
         return self._partition.learner.evidence.copy()
 
     @property
+    @_one_at_a_time
     def ledger(self) -> dict[str, int]:
         """What became of every feedback."""
         return dict(self._partition.learner.ledger)
@@ -165,8 +222,9 @@ class Router:
         Raises
         ------
         InputError
-            If the request is not valid, or if its request_id already has an open decision of its tenant on another
-            request. The very same request gets its decision again, as long as that is among the newest 1,024.
+            If the request is not valid, ``now`` is no Unix seconds, or its request_id already has an open decision of
+            its tenant on another request. The very same request gets its decision again, as long as that is among the
+            newest 1,024.
         """
         return self.decide_many([request], now)[0]
 
@@ -174,8 +232,15 @@ class Router:
         self, requests: Iterable[Request | Mapping[str, Any]], now: float | None = None
     ) -> list[Decision]:
         """Decide many requests at once, with one posterior; see `decide`."""
-        self._advance(now)
-        fresh, answers = self._fresh(requests)
+        now_ms = _milliseconds(now)
+        requests = list(requests)  # which may be code of the caller's, and so are the mappings
+        valid = requests_of(requests)
+        return self._answer(now_ms, list(map(request_of, requests)) if valid is None else valid)
+
+    @_one_at_a_time
+    def _answer(self, now_ms: float | None, requests: Sequence[Request | Rejected]) -> list[Decision]:
+        fresh, answers = self._fresh(now_ms, requests)
+        self._advance(now_ms)
         decisions = self._decide(fresh) if fresh else []
         return (
             decisions
@@ -204,32 +269,32 @@ class Router:
         return decisions
 
     def _fresh(
-        self, requests: Iterable[Request | Mapping[str, Any]]
+        self, now_ms: float | None, requests: Sequence[Request | Rejected]
     ) -> tuple[list[Request], list[int | Decision] | None]:
         """Return the requests to decide and, if some were sent again, whose place or which decision answers each."""
-        requests = list(requests)
-        valid = requests_of(requests)
-        if valid is not None:
+        valid = [request for request in requests if isinstance(request, Request)]
+        if len(valid) == len(requests):
             keys = [request.request_id.encode() for request in valid]
             if len(set(keys)) == len(keys) and not self._partition.learner.has_each(keys):
                 return valid, None
-        return self._fresh_one_by_one(requests)
+        return self._fresh_one_by_one(now_ms, requests)
 
     def _fresh_one_by_one(
-        self, requests: Iterable[Request | Mapping[str, Any]]
+        self, now_ms: float | None, requests: Sequence[Request | Rejected]
     ) -> tuple[list[Request], list[int | Decision]]:
         """Look for the first that is not valid, and for those that were sent again."""
+        expire = self._expiry(now_ms)
+        closed = 0 if expire is None else expire.upto  # by this very call, once it is valid
         fresh: list[Request] = []
         answers: list[int | Decision] = []
         mine: dict[tuple[str, str | None], int] = {}
         tenants: Counter[str] = Counter()
-        for index, event in enumerate(requests):
-            request = request_of(event)
+        for index, request in enumerate(requests):
             if isinstance(request, Rejected):
                 raise InputError(f"request {index} is not valid: {request.reason}")
             id_ = request.request_id
             key = id_, request.tenant
-            there, others = self._partition.learner.first_of(*key)
+            there, others = self._partition.learner.first_of(*key, closed)
             if key not in mine and there is None:
                 if others + tenants[id_] >= MAX_NAMESAKES:
                     raise InputError(
@@ -263,10 +328,14 @@ class Router:
         Raises
         ------
         InputError
-            If the feedback is not valid or names a model that is not in the catalog.
+            If the feedback is not valid, names a model that is not in the catalog, or ``now`` is no Unix seconds.
         """
-        self._advance(now)
-        event = self._valid_feedback(feedback, "feedback")
+        now_ms = _milliseconds(now)
+        return self._learn(now_ms, self._valid_feedback(feedback, "feedback"))
+
+    @_one_at_a_time
+    def _learn(self, now_ms: float | None, event: Feedback) -> str:
+        self._advance(now_ms)
         copied = Copied((0, self._feedback), event)
         self._feedback += 1
         return self._append(copied).outcome or ""
@@ -284,16 +353,22 @@ class Router:
         Raises
         ------
         InputError
-            If one of them is not valid or names a model that is not in the catalog; nothing is learned then.
+            If one of them is not valid or names a model that is not in the catalog, or ``now`` is no Unix seconds;
+            nothing is learned then.
         """
+        now_ms = _milliseconds(now)
         feedback = list(feedback)
         events = None if self._value_map is not None else feedback_each(feedback)
         reported = [self._catalog.reported(event) for event in events or ()]
         valid = [event for event in reported if not isinstance(event, Rejected)]
         if len(valid) < len(feedback):
             valid = [self._valid_feedback(event, f"feedback {index}") for index, event in enumerate(feedback)]
+        return self._learn_many(now_ms, valid)
+
+    @_one_at_a_time
+    def _learn_many(self, now_ms: float | None, valid: Sequence[Feedback]) -> list[str]:
         if valid:
-            self._advance(now)
+            self._advance(now_ms)
         first, stamp = self._feedback, int(self._now_ms)
         self._feedback += len(valid)
         copied = [Copied((0, number), event) for number, event in enumerate(valid, first)]
@@ -324,30 +399,40 @@ class Router:
         Raises
         ------
         InputError
-            If a number is not valid or the model is not in the catalog.
+            If a number is not valid, the model is not in the catalog, or ``now`` is no Unix seconds.
         """
-        self._advance(now)
+        now_ms = _milliseconds(now)
         checked = edit_of(edit)
         if isinstance(checked, Rejected):
             raise InputError(f"the edit is not valid: {checked.reason}")
         if checked.model not in self._catalog:
             raise InputError(f"the edit names model '{checked.model}', which is not in the catalog")
-        self._control(checked)
+        self._edit(now_ms, checked)
+
+    @_one_at_a_time
+    def _edit(self, now_ms: float | None, edit: Edit) -> None:
+        self._advance(now_ms)
+        self._control(edit)
 
     def _control(self, edit: Edit) -> None:
         number, self._controls = self._controls, self._controls + 1
         self._append(ControlRecord(number, edit))
 
-    def _advance(self, now: float | None) -> None:
-        if now is not None:
-            if not math.isfinite(now):
-                raise InputError(f"now is {now}: expected Unix seconds")
-            self._now_ms = max(self._now_ms, 1000.0 * now)
+    def _expiry(self, now_ms: float | None) -> Expire | None:
+        """Return what is to be closed at a time; nothing changes."""
         feedback = self._config.feedback
-        if len(self._partition.learner.pending) > feedback.max_open or now is not None:
-            record = self._partition.expiry(self._now_ms, 1000.0 * feedback.join_window, feedback.max_open)
-            if record is not None:
-                self._append(decode_journal(record.value))
+        if now_ms is None and len(self._partition.learner.pending) <= feedback.max_open:
+            return None
+        now_ms = max(self._now_ms, now_ms or 0.0)
+        record = self._partition.expiry(now_ms, 1000.0 * feedback.join_window, feedback.max_open)
+        expire = None if record is None else decode_journal(record.value)
+        return expire if isinstance(expire, Expire) else None
+
+    def _advance(self, now_ms: float | None) -> None:
+        expire = self._expiry(now_ms)
+        self._now_ms = max(self._now_ms, now_ms or 0.0)
+        if expire is not None:
+            self._append(expire)
 
     def _append(self, record: JournalRecord) -> Ready:
         ready = self._partition.apply_decoded(self._partition.learner.j, int(self._now_ms), record)

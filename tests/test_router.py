@@ -2,14 +2,22 @@
 
 from __future__ import annotations
 
+import asyncio
+import copy
+import datetime as dt
 import math
+import pickle
 import socket
 import subprocess
 import sys
 import threading
+from collections.abc import Callable, Iterator
+from decimal import Decimal
+from fractions import Fraction
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 
 import banditroute
@@ -26,6 +34,7 @@ from banditroute import (
 from banditroute.bandit.evidence.evidence import Evidence
 from banditroute.bandit.posterior.posterior import Posterior
 from banditroute.bandit.posterior.prior import PRICE_SLOPE, quality_offsets
+from banditroute.events import Changed
 
 MODELS: list[dict[str, Any]] = [
     {
@@ -556,3 +565,192 @@ def test_a_picture_needs_vision_where_a_model_declares_it(declared: bool, eligib
     assert {decision.model, *decision.fallbacks} == eligible
     other = router.decide({"request_id": "s", "messages": [{"role": "user", "content": "hello"}]})
     assert {other.model, *other.fallbacks} == {"sees", "blind"}
+
+
+# -- what is refused changes nothing ----------------------------------------------------------------
+
+
+def seen(router: Router) -> tuple[Any, ...]:
+    """All that a caller can see of what a router remembers."""
+    decision = router.decide(request(10_000_000))
+    return router.evidence, router.ledger, decision.model, decision.propensity, decision.decision_id
+
+
+NO_SECONDS: list[Any] = [
+    math.nan, math.inf, -math.inf, -1, -1e-9, 1_700_000_000_000, 1_700_000_000_000_000_000, 1.7e18, 10**400, 1 << 64,
+    "1700000000", b"1", True, [1.0], {}, object(), 1j, dt.date(2026, 1, 1),
+    np.int64(2**62), np.float64("nan"), np.array([1.0, 2.0]), Decimal("1e30"),
+]  # fmt: skip
+
+
+@pytest.mark.parametrize("now", NO_SECONDS, ids=lambda now: f"{type(now).__name__}-{str(now)[:12]}")
+def test_a_time_that_is_no_unix_seconds_is_refused_and_nothing_has_changed(now: Any) -> None:
+    one, other = router(), router()
+    for each in (one, other):
+        each.decide(request(1), now=1_700_000_000)
+    calls: list[Callable[[], Any]] = [
+        lambda: one.decide(request(2), now=now),
+        lambda: one.decide_many([], now=now),
+        lambda: one.learn(thumb(1), now=now),
+        lambda: one.learn_many([thumb(1)], now=now),
+        lambda: one.learn_many([], now=now),
+        lambda: one.control(PauseEdit("small", True), now=now),
+    ]
+    for call in calls:
+        with pytest.raises(InputError, match="expected Unix seconds"):
+            call()
+    assert seen(one) == seen(other)
+    assert one.learn(thumb(1), now=1_700_000_001) == "applied"
+
+
+@pytest.mark.parametrize(
+    "now", [0, 0.5, 1_700_000_000, np.float32(1.7e9), np.int64(1_700_000_000), Fraction(3, 2)]
+)
+def test_unix_seconds_are_taken_as_any_real_number(now: Any) -> None:
+    assert router().decide(request(), now=now).model in ("small", "large")
+
+
+REFUSED: list[Callable[[Router], Any]] = [
+    lambda r: r.decide({"request_id": "r-2"}, now=1_800_000_000),
+    lambda r: r.decide(request(2, cost_weight=math.inf), now=1_800_000_000),
+    lambda r: r.decide(request(2, input_tokens=1 << 64), now=1_800_000_000),
+    lambda r: r.decide_many([request(2), request(2, prompt="Other")], now=1_800_000_000),
+    lambda r: r.decide_many([request(2), None], now=1_800_000_000),  # type: ignore[list-item]
+    lambda r: r.decide(Request(request_id="r-2", prompt="x", max_cost_usd=-1.0), now=1_800_000_000),
+    lambda r: r.learn({"request_id": "r-1", "kind": "score", "value": 1.5}, now=1_800_000_000),
+    lambda r: r.learn({"request_id": "r-1", "kind": "usage", "cost_usd": math.inf}, now=1_800_000_000),
+    lambda r: r.learn(thumb(1, model="unknown"), now=1_800_000_000),
+    lambda r: r.learn_many([thumb(1), thumb(1, model="unknown")], now=1_800_000_000),
+    lambda r: r.control(PriceEdit("small", math.nan, 1.0), now=1_800_000_000),
+    lambda r: r.control(PriceEdit("small", -1.0, 1.0), now=1_800_000_000),
+    lambda r: r.control(PriceEdit("small", 10**400, 1.0), now=1_800_000_000),
+    lambda r: r.control(PauseEdit("unknown", True), now=1_800_000_000),
+    lambda r: r.control(Changed("small", 1, {"small": 0.0}), now=1_800_000_000),
+    lambda r: r.control(Changed("small", 1, {"small": math.nan}), now=1_800_000_000),
+    lambda r: r.control(Changed("small", 1, {"small": 1e300}), now=1_800_000_000),
+    lambda r: r.control(Changed("small", "1", {}), now=1_800_000_000),  # type: ignore[arg-type]
+    lambda r: r.control(object(), now=1_800_000_000),  # type: ignore[arg-type]
+    lambda r: r.control(None, now=1_800_000_000),  # type: ignore[arg-type]
+]
+
+
+@pytest.mark.parametrize("number", range(len(REFUSED)))
+def test_what_is_refused_does_not_move_time_either(number: int) -> None:
+    one, other = router(), router()
+    for each in (one, other):
+        each.decide(request(1), now=1_700_000_000)
+    with pytest.raises(InputError):
+        REFUSED[number](one)
+    assert one.learn(thumb(1)) == other.learn(thumb(1)) == "applied"
+    assert seen(one) == seen(other)
+
+
+def test_an_id_may_come_again_with_the_call_that_closes_its_decision() -> None:
+    one = router()
+    one.decide(request(1), now=1_700_000_000)
+    with pytest.raises(InputError, match="already has an open decision"):
+        one.decide(request(1, prompt="Other"), now=1_700_000_001)
+    assert one.decide(request(1), now=1_700_000_000 + 40 * 86_400).decision_id == "0-1"
+
+
+# -- sharing ------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("way", [copy.copy, copy.deepcopy, pickle.dumps])
+def test_a_router_says_that_it_cannot_be_copied(way: Callable[[Any], Any]) -> None:
+    one = router()
+    one.decide(request(1))
+    for part in (one, one._policy, one._partition, one._policy.single([[1.0, 1.0]] * 2)):
+        with pytest.raises(TypeError, match=r"cannot be copied or pickled.*state export"):
+            way(part)
+    assert one.learn(thumb(1)) == "applied"
+
+
+def test_threads_may_share_a_router() -> None:
+    one, alone = router(), router()
+    threads, each = 6, 40
+    decided: list[Decision] = []
+    outcomes: list[str] = []
+
+    def work(number: int) -> None:
+        for i in range(each):
+            at = number * each + i
+            decided.append(one.decide(request(at)))
+            outcomes.append(one.learn(thumb(at)))
+            outcomes.extend(one.learn_many([{"request_id": f"r-{at}", "kind": "score", "value": 0.5}]))
+
+    switched = sys.getswitchinterval()
+    sys.setswitchinterval(1e-5)
+    try:
+        workers = [threading.Thread(target=work, args=(number,)) for number in range(threads)]
+        for worker in workers:
+            worker.start()
+        for worker in workers:
+            worker.join()
+    finally:
+        sys.setswitchinterval(switched)
+    total = threads * each
+    assert sorted(int(decision.decision_id[2:]) for decision in decided) == list(range(total))
+    assert outcomes == ["applied"] * (2 * total)
+    assert one.ledger["first"] == total
+    alone.decide_many([request(at) for at in range(total)])
+    alone.learn_many([thumb(at) for at in range(total)])
+    assert alone.learn(thumb(0)) == one.learn(thumb(0)) == "duplicate"
+
+
+def test_the_same_request_from_many_threads_is_decided_once() -> None:
+    one = router()
+    decided: list[str] = []
+    gate = threading.Barrier(8)
+
+    def work() -> None:
+        gate.wait()
+        decided.append(one.decide(request(7)).decision_id)
+
+    workers = [threading.Thread(target=work) for _ in range(8)]
+    for worker in workers:
+        worker.start()
+    for worker in workers:
+        worker.join()
+    assert decided == ["0-0"] * 8
+    assert one.ledger["first"] == 1
+
+
+async def _in_threads(one: Router, count: int) -> list[Decision]:
+    return await asyncio.gather(*(asyncio.to_thread(one.decide, request(at)) for at in range(count)))
+
+
+@pytest.mark.timeout(60)
+def test_decide_may_be_sent_to_threads_by_asyncio() -> None:
+    decisions = asyncio.run(_in_threads(router(), 64))
+    assert len({decision.decision_id for decision in decisions}) == 64
+
+
+@pytest.mark.timeout(60)
+def test_events_with_code_of_their_own_may_call_the_router() -> None:
+    one = router()
+
+    def requests() -> Iterator[dict[str, Any]]:
+        for number in range(3):
+            one.decide(request(100 + number))
+            yield request(number)
+
+    assert len({decision.decision_id for decision in one.decide_many(requests())}) == 3
+
+
+def test_a_call_from_within_a_call_is_refused_with_a_sentence(monkeypatch: pytest.MonkeyPatch) -> None:
+    one = router()
+    inner: list[str] = []
+
+    def paid(*_: Any) -> None:
+        try:
+            one.decide(request(2))
+        except RuntimeError as error:
+            inner.append(str(error))
+
+    one.decide(request(1))
+    monkeypatch.setattr(one._pacer, "paid", paid)
+    assert one.learn(thumb(1)) == "applied"
+    assert "from within one of its own calls" in inner[0]
+    monkeypatch.undo()
+    assert one.decide(request(2)).decision_id == "0-1"

@@ -6,7 +6,7 @@ The journal and the decisions are all that learning depends on. See docs/EVENTS.
 from __future__ import annotations
 
 import math
-from typing import Annotated, Literal, TypeVar
+from typing import Annotated, Any, Literal, TypeVar
 
 import msgspec
 from msgspec import Meta, Struct
@@ -199,10 +199,12 @@ def decode_edit(value: bytes | None) -> Edit | Rejected:
 
 def edit_of(edit: Edit) -> Edit | Rejected:
     """Validate a control edit given as an object (the library face)."""
+    payload: Any = edit
     try:
-        checked: Edit = msgspec.convert(msgspec.to_builtins(edit), Edit)
-    except (msgspec.ValidationError, TypeError, ValueError):
-        return rejected(msgspec.to_builtins(edit), Edit)
+        payload = msgspec.to_builtins(edit)
+        checked: Edit = msgspec.convert(payload, Edit)
+    except (msgspec.ValidationError, TypeError, ValueError, OverflowError, RecursionError):
+        return rejected(payload, Edit)
     numbers: tuple[float, ...] = ()
     if isinstance(checked, PriceEdit):
         numbers = (checked.input_usd_per_mtok, checked.output_usd_per_mtok)

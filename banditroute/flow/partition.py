@@ -13,6 +13,7 @@ from typing import Final
 import msgspec
 import numpy as np
 
+from banditroute.bandit.uncopied import Uncopied
 from banditroute.errors import StateError
 from banditroute.events import Control, Decided, Edit, Expire, JournalRecord, decode_decision_key, encode
 from banditroute.flow.deciding.decider import OutputRecord
@@ -33,7 +34,7 @@ MAX_CHECKPOINTS: Final = 512  # beyond it every other one is forgotten
 RESEND_MS: Final = 2000.0  # a Decided or Control that the journal does not show by then is sent again
 
 
-class Partition:
+class Partition(Uncopied):
     """Partition `number` of decisions, journal and state.
 
     Parameters

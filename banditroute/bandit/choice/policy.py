@@ -141,7 +141,14 @@ class Policy(Working):
         """Explore all models but those in ``resting`` (bool[K]) until the next derive, which wakes them all.
 
         A model that rests has neither bonus nor noise: it is chosen where its expected utility is the largest.
+
+        Raises
+        ------
+        ValueError
+            If ``resting`` is not bool[K].
         """
+        if np.shape(resting) != (len(self.models),) or np.asarray(resting).dtype != np.bool_:
+            raise ValueError(f"which models rest is bool[{len(self.models)}]")
         columns, _ = tail_of(self._state)
         explore(columns, float(self._state[3]), ~resting)
 

@@ -8,11 +8,12 @@ from numpy.typing import ArrayLike, NDArray
 from banditroute.bandit.arithmetic._kernels_lanes import BLOCK
 from banditroute.bandit.choice.batch import UNLIMITED, Choices, DecideBatch
 from banditroute.bandit.choice.state_layout import Floats, aligned, padded
+from banditroute.bandit.uncopied import Uncopied
 
 _KEY, _INFO, _CHANCE, _SHAPE, _HEAD = 9, 10, 12, 14, 16
 
 
-class Single:
+class Single(Uncopied):
     """One request: what `Policy.choose` reads, and what it writes, as views of one buffer.
 
     A call with one buffer costs a fraction of a call with a dozen of arrays. What was decided stays until the next

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import math
+import operator
 from collections.abc import Mapping, Sequence
-from typing import Final, NoReturn
+from typing import Any, Final, NoReturn
 
 import numpy as np
 from numpy.typing import NDArray
@@ -15,12 +16,13 @@ from banditroute.bandit.choice.state_layout import covariance_of, weights_of
 from banditroute.bandit.evidence import _kernels_add as _kernels_evidence
 from banditroute.bandit.evidence.evidence import Evidence, ModelKey, RowKey
 from banditroute.bandit.posterior.prior import ModelPrior
+from banditroute.bandit.uncopied import Uncopied
 
 FLOAT32: Final = np.dtype(np.float32)
 YARDSTICK: Final = (1.0, 0.0)  # weight and bias of a vote of a kind that nothing is known of
 
 
-class Working:
+class Working(Uncopied):
     """Follows votes, and tells when the next derive is due.
 
     Attributes
@@ -63,10 +65,16 @@ class Working:
 
         The last two are multiplied by the weight, and in units of the noise. None for a model that is not in the
         catalog, or a quality that is NaN.
+
+        Raises
+        ------
+        ValueError
+            If ``x`` is not float32[d].
         """
         k = self.index.get(key)
         if k is None or quality != quality:
             return None
+        self._check_context(x)
         # The kernel speaks of a vote of the yardstick's kind.
         weight, bias = self._kinds.get(kind, YARDSTICK)
         residual, variance = _kernels_evidence.surprise(self._state, x, k, quality - bias)
@@ -107,12 +115,18 @@ class Working:
         weight: float = 1.0,
         kind: str = "score",
     ) -> None:
-        """Let the working copy follow one vote until the next derive; NaN quality (usage only) is just counted.
+        """Let the working copy follow one vote until the next derive; a quality that is not finite is just counted.
 
-        A vote of a model that is not in the catalog is just counted, too.
+        A vote of a model (by key) that is not in the catalog is just counted, too.
+
+        Raises
+        ------
+        ValueError
+            If ``model`` is a number but no place in the catalog, or ``x`` is not float32[d]; nothing is counted then.
         """
+        k = self.index.get(model) if isinstance(model, tuple) else self._place(model)
+        self._check_context(x)
         self._new += 1
-        k = self.index.get(model) if isinstance(model, tuple) else model
         if k is None or quality != quality:
             return
         worth, bias = self._kinds.get(kind, YARDSTICK)
@@ -141,7 +155,13 @@ class Working:
             Places in ``names``.
         names : sequence of str
             Kinds of feedback.
+
+        Raises
+        ------
+        ValueError
+            If the columns do not fit each other, the catalog and the context length; nothing is counted then.
         """
+        self._check_columns(models, x, qualities, weights, kinds, names)
         self._new += len(models)
         worth, bias = self._worth(kinds, names)
         _kernels_evidence.follow_votes(self._state, x, models, qualities - bias, weights * worth)
@@ -162,7 +182,13 @@ class Working:
         -------
         int or None
             Place of the vote with which its model has changed, the last one that was followed.
+
+        Raises
+        ------
+        ValueError
+            As `observe_many` does.
         """
+        self._check_columns(models, x, qualities, weights, kinds, names)
         worth, bias = self._worth(kinds, names)
         rows = np.array([detector.row(model.key) for model in self.models], np.int64)
         at = int(
@@ -198,8 +224,11 @@ class Working:
         Raises
         ------
         ValueError
-            If ``x`` is not float32[d] or a number is infinite; nothing is written then.
+            If ``model`` is no place in the catalog, ``evidence`` is for contexts of another length, ``x`` is not
+            float32[d] or a number is infinite; nothing is written then.
         """
+        if evidence.layout.d != self.d:
+            raise ValueError(f"evidence is for contexts of {self.d}, got {evidence.layout.d}")
         if not type(quality) is type(quality_pred) is type(sd_pred) is float:
             quality, quality_pred, sd_pred = float(quality), float(quality_pred), float(sd_pred)  # one type
         weight, bias = self._kinds.get(kind, YARDSTICK)
@@ -248,8 +277,11 @@ class Working:
         Raises
         ------
         ValueError
-            If ``x`` is not float32[d] or a number is infinite; nothing is written then.
+            If ``model`` is no place in the catalog, ``evidence`` is for contexts of another length, ``x`` is not
+            float32[d] or a number is infinite; nothing is written then.
         """
+        if evidence.layout.d != self.d:
+            raise ValueError(f"evidence is for contexts of {self.d}, got {evidence.layout.d}")
         weight, bias = self._kinds.get(kind, YARDSTICK)
         key = self._row_key(model, kind)
         row = evidence.rows.get(key)
@@ -265,7 +297,51 @@ class Working:
         self._new += 1
         return self._new >= self._needed
 
+    def _place(self, model: int) -> int:
+        """Return a place in the catalog that comes from outside: the kernels take its word."""
+        try:
+            place = operator.index(model)
+        except TypeError:
+            place = -1
+        if not 0 <= place < len(self.models):
+            raise ValueError(
+                f"a model is a key or a place in the catalog of {len(self.models)}, got {model!r}"
+            )
+        return place
+
+    def _check_context(self, x: NDArray[np.float32]) -> None:
+        if _form(x) != (FLOAT32, (self.d,)):
+            raise ValueError(f"a context is float32[{self.d}], got {_told(x)}")
+
+    def _check_columns(
+        self,
+        models: NDArray[np.int64],
+        x: NDArray[np.float32],
+        qualities: NDArray[np.float64],
+        weights: NDArray[np.float64],
+        kinds: NDArray[np.uint8],
+        names: Sequence[str],
+    ) -> None:
+        n = len(models)
+        if x.dtype != FLOAT32 or x.shape != (n, self.d) or not x.flags.c_contiguous:
+            raise ValueError(f"contexts are float32[{n}, {self.d}], got {_told(x)}")
+        if not len(qualities) == len(weights) == len(kinds) == n:
+            raise ValueError(f"{n} votes have a quality, a weight and a kind each")
+        if n and (
+            models.dtype.kind not in "iu"
+            or kinds.dtype.kind not in "iu"
+            or models.min() < -1
+            or models.max() >= len(self.models)
+            or kinds.min() < 0
+            or kinds.max() >= len(names)
+        ):
+            raise ValueError(
+                f"models are places in the catalog of {len(self.models)}, or -1, and kinds places in {list(names)}"
+            )
+
     def _row_key(self, model: int, kind: str) -> RowKey:
+        if not 0 <= model < len(self.models):
+            self._place(model)
         keys = self._rows.get(kind)
         if keys is None:
             keys = self._rows[kind] = [RowKey(*each.key, kind) for each in self.models]
@@ -278,3 +354,13 @@ class Working:
         if key is not None:
             evidence.rows.pop(key, None)
         raise ValueError(f"a vote is finite numbers and a context float32[{self.d}], got {quality}, {x}")
+
+
+def _form(x: object) -> tuple[np.dtype[Any], tuple[int, ...]] | None:
+    """Return type and shape of an array; None for what is none."""
+    return (x.dtype, x.shape) if isinstance(x, np.ndarray) else None
+
+
+def _told(x: object) -> str:
+    """Say what an array is, but not what it holds."""
+    return f"{x.dtype}{list(x.shape)}" if isinstance(x, np.ndarray) else type(x).__name__

@@ -212,11 +212,16 @@ class Evidence:
         Raises
         ------
         ValueError
-            For the first vote that cannot be added, as `add` does; those before it are.
+            If the columns do not fit each other; nothing is written then. For the first vote that cannot be added, as
+            `add` does; those before it are.
         """
         n = len(votes)
         if x.dtype != np.float32 or x.shape != (n, self.layout.d) or not x.flags.c_contiguous:
             raise ValueError(f"contexts are float32[{n}, {self.layout.d}], got {x.dtype}{list(x.shape)}")
+        if votes.shape != (n, len(Vote._fields)) or len(which) != n or len(weights) != n:
+            raise ValueError(f"{n} votes have {len(Vote._fields)} numbers, a key and a weight each")
+        if n and (which.dtype.kind not in "iu" or which.min() < 0 or which.max() >= len(keys)):
+            raise ValueError(f"the key of a vote is a place among {len(keys)} keys")
         # The logarithms are those of `add`: an oracle in plain Python takes them from the same library.
         logs = np.full((n, 2), NAN)
         tokens, latency = votes[:, _TOKENS], votes[:, _LATENCY]

@@ -83,9 +83,12 @@ class Learner(Runs):
         """Return the places of the ids for which `has_request` is true."""
         return self.pending.has_each(ids)
 
-    def first_of(self, request_id: str, tenant: str | None) -> tuple[Open | None, int]:
-        """Return the decision that a tenant's request id already has, and how many other tenants have one."""
-        namesakes = self.pending.namesakes(request_id)
+    def first_of(self, request_id: str, tenant: str | None, closed: int = 0) -> tuple[Open | None, int]:
+        """Return the decision that a tenant's request id already has, and how many other tenants have one.
+
+        Decisions below the log offset ``closed`` count as closed.
+        """
+        namesakes = [one for one in self.pending.namesakes(request_id) if one.offset >= closed]
         whose = self.pending.identifier.of_name(tenant)
         return next((one for one in namesakes if one.tenant == whose), None), len(namesakes)
 

@@ -4,14 +4,16 @@ from __future__ import annotations
 
 import math
 from itertools import pairwise
+from typing import Any
 
 import numpy as np
 import pytest
 
 from banditroute.bandit.arithmetic.chance import model_key
+from banditroute.bandit.choice.change import ChangeDetector
 from banditroute.bandit.choice.policy import Choices, DecideBatch, Policy
 from banditroute.bandit.choice.state_layout import QBAR, tail_of
-from banditroute.bandit.evidence.evidence import Evidence, ModelKey, Vote
+from banditroute.bandit.evidence.evidence import Evidence, ModelKey, RowKey, Vote
 from banditroute.bandit.posterior.posterior import ModelPrior
 from tests import naive_bandit as naive
 
@@ -477,3 +479,111 @@ def test_a_batch_of_other_shapes_is_refused(policy):
         with pytest.raises(ValueError, match="other shapes"):
             policy.decide(bad)
     assert len(policy.decide(batch[:0]).chosen) == 0
+
+
+# -- indices and arrays from outside --------------------------------------------------------------------
+
+
+def untouched(policy: Policy) -> tuple[Any, ...]:
+    """All that a vote could have changed."""
+    return policy.state.tobytes(), policy.cadence
+
+
+NO_PLACES: list[Any] = [
+    -1,
+    -2,
+    2,
+    3,
+    1 << 31,
+    1 << 63,
+    1 << 64,
+    -(1 << 63),
+    0.5,
+    "0",
+    None,
+    np.int64(-1),
+    [0],
+]
+
+
+@pytest.mark.parametrize("place", NO_PLACES, ids=repr)
+def test_a_place_that_is_none_is_refused_before_compiled_code_sees_it(place: Any) -> None:
+    policy = Policy([ModelPrior(ModelKey("a")), ModelPrior(ModelKey("b"))], [(0, 1), (1, 4)])
+    evidence, x, one = Evidence(4), np.ones(4, np.float32), policy.single([[1.0, 1.0]] * 2)
+    before = untouched(policy)
+    for call in (
+        lambda: policy.observe(place, x, 1.0),
+        lambda: policy.observe(place, x, math.nan),
+        lambda: policy.learn(evidence, place, x, 1.0),
+        lambda: policy.learn_served(evidence, one, place, x, 1.0),
+    ):
+        with pytest.raises((ValueError, TypeError)):
+            call()
+    assert untouched(policy) == before
+    assert not evidence.rows
+
+
+def votes(**changes: Any) -> dict[str, Any]:
+    """The columns of three votes, some of them changed."""
+    columns: dict[str, Any] = {
+        "models": np.array([0, 1, -1]), "x": np.ones((3, 4), np.float32), "qualities": np.ones(3),
+        "weights": np.ones(3), "kinds": np.zeros(3, np.uint8), "names": ("score", "thumb"),
+    }  # fmt: skip
+    return columns | changes
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [
+        {"models": np.array([0, 1, 2])}, {"models": np.array([0, 1, -2])}, {"models": np.array([0, 1, 1 << 62])},
+        {"models": np.array([0.0, 1.0, 0.0])}, {"models": np.array([0, 1])}, {"kinds": np.array([0, 0, 2], np.uint8)},
+        {"kinds": np.array([0, 0, -1], np.int64)}, {"x": np.ones((3, 3), np.float32)}, {"x": np.ones((3, 4))},
+        {"x": np.ones((2, 4), np.float32)}, {"x": np.ones((6, 4), np.float32)[::2]}, {"qualities": np.ones(2)},
+        {"weights": np.ones(4)}, {"kinds": np.zeros(1, np.uint8)},
+    ],
+)  # fmt: skip
+def test_columns_that_do_not_fit_are_refused_before_compiled_code_sees_them(changes: dict[str, Any]) -> None:
+    policy = Policy([ModelPrior(ModelKey("a")), ModelPrior(ModelKey("b"))], [(0, 1), (1, 4)])
+    before = untouched(policy)
+    with pytest.raises(ValueError, match=r"votes|contexts|places"):
+        policy.observe_many(**votes(**changes))
+    with pytest.raises(ValueError, match=r"votes|contexts|places"):
+        policy.observe_until_changed(**votes(**changes), detector=ChangeDetector())
+    assert untouched(policy) == before
+    policy.observe_many(**votes())
+
+
+def test_contexts_evidence_and_numbers_that_do_not_fit_are_refused() -> None:
+    policy = Policy([ModelPrior(ModelKey("a")), ModelPrior(ModelKey("b"))], [(0, 1), (1, 4)])
+    one, x = policy.single([[1.0, 1.0]] * 2), np.ones(4, np.float32)
+    before = untouched(policy)
+    for wrong in (
+        np.ones(4),
+        np.ones(3, np.float32),
+        np.ones(4000, np.float32),
+        np.ones((1, 4), np.float32),
+        [1.0] * 4,
+    ):
+        with pytest.raises(ValueError, match="a context is"):
+            policy.observe(0, wrong, 1.0)  # type: ignore[arg-type]
+        with pytest.raises(ValueError, match="a context is"):
+            policy.surprise(ModelKey("a"), wrong, 1.0)  # type: ignore[arg-type]
+    for d in (1, 3, 5, 400):
+        with pytest.raises(ValueError, match="evidence is for contexts of 4"):
+            policy.learn(Evidence(d), 0, x, 1.0)
+        with pytest.raises(ValueError, match="evidence is for contexts of 4"):
+            policy.learn_served(Evidence(d), one, 0, x, 1.0)
+    for resting in (np.zeros(3, np.bool_), np.zeros(2), [True]):
+        with pytest.raises(ValueError, match=r"bool\[2\]"):
+            policy.rest(resting)  # type: ignore[arg-type]
+    assert untouched(policy) == before
+
+
+@pytest.mark.parametrize("which", [[0, 1], [-1, 0], [0, 1 << 40]])
+def test_votes_of_a_key_that_is_not_there_are_refused_before_evidence_is_written(which: list[int]) -> None:
+    evidence = Evidence(2)
+    numbers = np.full((2, len(Vote._fields)), math.nan)
+    numbers[:, 0] = 1.0
+    with pytest.raises(ValueError, match="a place among 1 keys"):
+        evidence.add_many([RowKey("a")], np.array(which), np.ones((2, 2), np.float32), numbers, np.ones(2))
+    assert not evidence.rows
