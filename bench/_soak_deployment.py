@@ -12,7 +12,7 @@ from typing import Any
 from banditroute.config import Config, from_dict
 from banditroute.runtime.tasks.warm_up import warm_up
 from bench._soak_engines import Engines
-from bench._soak_load import Load
+from bench._soak_load import VOTERS, Load
 from bench._soak_proof import Topics
 from bench._stream_driver import Bench
 from bench._stream_input import OURS, PARTITIONS, configuration
@@ -90,6 +90,21 @@ class Deployment:
     def poison(self) -> None:
         """1,000 records at once that nobody can read"""
         self.load.burst()
+
+    def orphans(self) -> None:
+        """12,000 votes at once on requests that never come"""
+        number = self.chance.randrange(1 << 40)
+        self.load.tell(
+            [
+                (f"none-{number}-{n}", {"kind": "score", "value": 1.0, "voter": f"lost-{n % 50}"})
+                for n in range(12_000)
+            ]
+        )
+
+    def withdrawals(self) -> None:
+        """100 withdrawals at once of all that a voter said"""
+        voters = [f"voter-{self.chance.randrange(VOTERS)}" for _ in range(100)]
+        self.load.tell([(None, {"kind": "withdraw", "voter": voter}) for voter in voters])
 
     def damage(self) -> None:
         """Newest state record of every partition with one bit flipped; two of three engines SIGKILLed before"""
@@ -188,6 +203,8 @@ FAULTS: Mapping[str, Callable[[Deployment], None]] = {
     "broker": Deployment.outage,
     "poison": Deployment.poison,
     "state": Deployment.damage,
+    "orphans": Deployment.orphans,
+    "withdrawals": Deployment.withdrawals,
 }
 
 

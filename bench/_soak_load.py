@@ -6,6 +6,8 @@ import heapq
 import random
 import threading
 import time
+from collections import deque
+from collections.abc import Sequence
 from typing import Any
 
 import orjson
@@ -61,6 +63,7 @@ class Load(threading.Thread):
         self._number = 0
         self._told = threading.Event()
         self._burst = threading.Event()
+        self._sudden: deque[tuple[str | None, dict[str, Any]]] = deque()
         self._producer = Producer(
             {
                 "bootstrap.servers": bootstrap,
@@ -85,6 +88,9 @@ class Load(threading.Thread):
                 self._burst.clear()
                 for _ in range(1000):
                     self._spoil()
+            while self._sudden:
+                request_id, event = self._sudden.popleft()
+                self._later(0.0, request_id, **event)
             self._send_due(now)
             self._producer.poll(0)
             time.sleep(TICK_SECONDS)
@@ -94,6 +100,10 @@ class Load(threading.Thread):
     def burst(self) -> None:
         """Let a thousand records come that nobody can read."""
         self._burst.set()
+
+    def tell(self, events: Sequence[tuple[str | None, dict[str, Any]]]) -> None:
+        """Let feedback come at once: request id and event of each."""
+        self._sudden.extend(events)
 
     def finish(self) -> None:
         """Stop, and wait until the broker has acknowledged everything."""

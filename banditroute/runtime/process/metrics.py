@@ -130,6 +130,20 @@ class Metrics:
         for kind, count in engine.alerts.items():
             alerts.add_metric([kind], count)
         yield alerts
+        longest = GaugeMetricFamily(
+            "banditroute_longest_work_seconds",
+            "The longest time for which the event loop was held since the start, by kind of work.",
+            labels=["kind"],
+        )
+        over = CounterMetricFamily(
+            "banditroute_long_work",
+            "Stretches of work that held the event loop for more than 5 ms.",
+            labels=["kind"],
+        )
+        for kind, seconds in sorted(engine.learning.meter.longest.items()):
+            longest.add_metric([kind], seconds)
+            over.add_metric([kind], engine.learning.meter.over[kind])
+        yield from (longest, over)
         yield from self._partitions(GaugeMetricFamily)
         lag = GaugeMetricFamily(
             "banditroute_lag_records",

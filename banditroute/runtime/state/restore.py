@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import asyncio
+import time
 from collections.abc import Awaitable, Callable, Collection, Iterable, Sequence
-from typing import Final
+from typing import TYPE_CHECKING, Final
 
 from banditroute.config import Config
 from banditroute.errors import StateError
@@ -18,8 +19,12 @@ from banditroute.flow.settling.effects import NeedDecisions, Refused
 from banditroute.runtime.broker.ports import Client
 from banditroute.runtime.state.topics import Spec
 
+if TYPE_CHECKING:
+    from banditroute.runtime.tasks.meter import Meter
+
 LOOKS: Final = 20  # at the end of a log that seems to have become shorter, before that is believed
 LOOK_SECONDS: Final = 0.25
+READ_AT_ONCE: Final = 500  # records between two awaits
 CLOSE: Final = 100  # records that are read over rather than asked for apart
 
 Tell = Callable[[Sequence[Refused]], Awaitable[None]]
@@ -61,7 +66,9 @@ async def restore(
     if start > partition.decisions_from:
         partition.skip_mark("decisions")
     async for records in client.read(names.decisions, number, start, end):
-        partition.read_decisions(records)
+        for first in range(0, len(records), READ_AT_ONCE):
+            partition.read_decisions(records[first : first + READ_AT_ONCE])
+            await asyncio.sleep(0)  # other partitions have their turn
     partition.begin()
 
     async def take(more: Sequence[Refused]) -> None:
@@ -73,12 +80,16 @@ async def restore(
     if start > partition.journal_from:
         partition.skip_mark("journal")
     async for records in client.read(names.journal, number, start, end):
-        await apply(client, config, partition, Chunk.of(records), take)
+        for first in range(0, len(records), READ_AT_ONCE):
+            await apply(client, config, partition, Chunk.of(records[first : first + READ_AT_ONCE]), take)
+            await asyncio.sleep(0)  # other partitions have their turn
     partition.finish()
     return partition
 
 
-async def apply(client: Client, config: Config, partition: Partition, chunk: Chunk, tell: Tell) -> None:
+async def apply(
+    client: Client, config: Config, partition: Partition, chunk: Chunk, tell: Tell, meter: Meter | None = None
+) -> None:
     """Apply a chunk of journal records, reading what they speak of and memory does not hold.
 
     `tell` takes the feedback that they refuse, before anything is awaited that lets others see what was applied.
@@ -86,9 +97,12 @@ async def apply(client: Client, config: Config, partition: Partition, chunk: Chu
     gap_read = -1
     while True:
         try:
+            begun = time.perf_counter()
             try:
                 partition.apply_many(chunk)
             finally:
+                if meter is not None:
+                    meter.took("journal", time.perf_counter() - begun)
                 if chunk.refused:
                     refused, chunk.refused = chunk.refused, []
                     await tell(refused)

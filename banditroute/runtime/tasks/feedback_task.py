@@ -6,7 +6,7 @@ import asyncio
 import logging
 from collections import Counter, deque
 from collections.abc import Sequence
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Final
 
 from banditroute.flow.deciding.decider import InputRecord
 from banditroute.runtime.broker.ports import TopicPartition
@@ -17,6 +17,8 @@ if TYPE_CHECKING:
     from banditroute.runtime.tasks.engine import Engine
 
 log = logging.getLogger("banditroute.engine")
+
+COPIED_AT_ONCE: Final = 256  # feedback copied before other work gets its turn
 
 
 class FeedbackTask:
@@ -73,14 +75,15 @@ class FeedbackTask:
     def kick(self) -> None:
         """Copy the next batch unless one is unacknowledged."""
         if self._job is None and self._records and self._position is not None:
-            count = min(len(self._records), self._engine.config.engine.max_batch)
+            count = min(len(self._records), self._engine.config.engine.max_batch, COPIED_AT_ONCE)
             records = [self._records.popleft() for _ in range(count)]
             self._job = asyncio.ensure_future(self._copy(records))
 
     async def _copy(self, records: list[InputRecord]) -> None:
         engine = self._engine
         try:
-            batch = engine.copier.copy(self.number, records)
+            with engine.learning.meter.work("copy"):
+                batch = engine.copier.copy(self.number, records)
             await asyncio.gather(
                 *(
                     engine.insist(engine.names.journal, target, copies)

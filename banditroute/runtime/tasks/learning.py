@@ -28,6 +28,7 @@ from banditroute.router import (
 )
 from banditroute.runtime.state.topics import Spec
 from banditroute.runtime.tasks.drift import DriftWatch, Shift
+from banditroute.runtime.tasks.meter import Meter
 
 
 class Learning:
@@ -48,6 +49,7 @@ class Learning:
         self.warm = make_warm_start(config, encoder.spec)
         self.policy: Policy = make_policy(config, encoder.spec, self.warm)
         self._origin = origin(self.warm)
+        self.meter = Meter()
         self.derives = 0
         self.looks = 0  # for models that have changed
         self.drift: DriftWatch | None = None
@@ -89,9 +91,12 @@ class Learning:
         """Decide a batch with the posterior of this moment."""
         version = f"{self._covered}+{self._updates}{self._origin}"
         learner = partition.learner
-        return self._decider.decide_records(
+        begun = time.perf_counter()
+        batch = self._decider.decide_records(
             partition.number, records, learner, learner.fields, version, now_ms
         )
+        self.meter.decided(len(records), time.perf_counter() - begun)
+        return batch
 
     def observe(
         self, learned: Sequence[Learned | LearnedRun], timestamp: int, *, control: bool = False
@@ -152,9 +157,10 @@ class Learning:
     def derive(self) -> None:
         """Derive the posterior from the sum of all partitions."""
         self.cancel()
-        evidence, self._covered = self._board.merged(self._live())
-        self.policy.derive(evidence)
-        self.exploration.rest(self.policy)
+        with self.meter.work("derive"):
+            evidence, self._covered = self._board.merged(self._live())
+            self.policy.derive(evidence)
+            self.exploration.rest(self.policy)
         self._updates = 0
         self._changed = self._at_once = False
         self._derived_at = time.monotonic()
@@ -167,7 +173,8 @@ class Learning:
         if learner is None or self._frozen:
             return []
         self.looks += 1
-        return self._judge.look(self._board.sight(live), self.policy.derived, learner.fields.epochs)
+        with self.meter.work("judge"):
+            return self._judge.look(self._board.sight(live), self.policy.derived, learner.fields.epochs)
 
     @property
     def resting(self) -> list[str]:

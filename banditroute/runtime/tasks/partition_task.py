@@ -186,8 +186,9 @@ class PartitionTask:
         ):
             return
         engine = self._engine.config.engine
-        count = min(len(self._requests), engine.max_batch)
-        if engine.linger and count < engine.max_batch:
+        most = min(engine.max_batch, self._engine.learning.meter.batch)
+        count = min(len(self._requests), most)
+        if engine.linger and count < most:
             # requests that come one by one find the last batch long ago: only a stream of them waits
             wait = self._decided_at + engine.linger - asyncio.get_running_loop().time()
             if wait > 0:
@@ -313,9 +314,13 @@ class PartitionTask:
         while self._records:
             count = min(len(self._records), JOURNAL_CHUNK)
             chunk = Chunk.of([self._records.popleft() for _ in range(count)])
-            await apply(engine.client, engine.config, partition, chunk, self._bury_feedback)
+            meter = engine.learning.meter
+            await apply(engine.client, engine.config, partition, chunk, self._bury_feedback, meter)
             if chunk.learned or chunk.control:
-                shifts = engine.learning.observe(chunk.learned, chunk.timestamps[-1], control=chunk.control)
+                with meter.work("observe"):
+                    shifts = engine.learning.observe(
+                        chunk.learned, chunk.timestamps[-1], control=chunk.control
+                    )
                 for shift in shifts:
                     engine.spawn(engine.alert("drift", str(shift), self.number))
             engine.learning.derive_if_due()
@@ -385,8 +390,9 @@ class PartitionTask:
             or self.dead_in_flight
         ):
             return
-        state = partition.snapshot()
-        value = encode_state(state)
+        with self._engine.learning.meter.work("publish"):
+            state = partition.snapshot()
+            value = encode_state(state)
         try:
             await self._engine.client.append(
                 self._engine.names.state, self.number, [OutputRecord(state.key, value)]
