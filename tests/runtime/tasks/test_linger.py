@@ -7,6 +7,7 @@ from types import SimpleNamespace
 from typing import Any
 
 from banditroute.flow.deciding.decider import InputRecord
+from banditroute.runtime.tasks.meter import Meter
 from banditroute.runtime.tasks.partition_task import PartitionTask, TaskState
 
 LINGER = 0.05
@@ -17,6 +18,7 @@ def task(linger: float | None, max_batch: int = 4) -> tuple[PartitionTask, list[
     engine: Any = SimpleNamespace(
         names=SimpleNamespace(requests="requests", journal="journal"),
         config=SimpleNamespace(engine=SimpleNamespace(max_batch=max_batch, linger=linger, max_queue=100)),
+        learning=SimpleNamespace(meter=Meter()),
         wake=lambda: None,
     )
     made = PartitionTask(engine, 0)
