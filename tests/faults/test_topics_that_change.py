@@ -10,7 +10,7 @@ import pytest
 from aiokafka.admin import AIOKafkaAdminClient, NewPartitions, NewTopic
 
 from banditroute.errors import StateError, TopicError
-from banditroute.events import Copied, Decided, Feedback, encode
+from banditroute.events import Control, Copied, Decided, Feedback, PauseEdit, encode
 from banditroute.flow.records.header import HEADER_NAME
 from banditroute.flow.records.kafka_records import OutputRecord
 from banditroute.runtime.tasks import watching
@@ -229,3 +229,17 @@ async def test_a_source_that_can_be_none_is_refused_in_the_same_words(source: ob
     }
     world.log.add(world.stream.names.journal, 0, [OutputRecord(None, json.dumps(value).encode())])
     assert "records of ours speak of offset" in await refused(world)
+
+
+@pytest.mark.parametrize("number", [5_000, 1 << 62])
+async def test_an_edit_beyond_the_end_of_the_control_topic_is_told_because_edits_would_be_ignored(
+    number: int,
+) -> None:
+    world = World(6)
+    await world.create()
+    stream, names = world.stream, world.stream.names
+    edit = Control(number, PauseEdit("no-model", True))
+    world.log.add(names.journal, 0, [OutputRecord(None, encode(edit))])
+    async with world.running() as engine:
+        await stream.until(lambda: said(stream, names.control, f"record {number} was applied"))
+        assert engine.failure is None

@@ -82,8 +82,25 @@ class Watching:
                         await self._refuse(topic, number, offsets[number], end)
                 for number in offsets.keys() - set(known) if there else ():
                     await self._refuse(topic, number, offsets[number], 0)
+            await self._look_at_control()
         except BrokerError as error:
             log.debug("the ends of the topics are not known: %s", error)
+
+    async def _look_at_control(self) -> None:
+        """Tell when edits that come will be taken for applied: the topic may rightly have been made anew, so go on."""
+        engine, name = self._engine, self._engine.names.control
+        applied = max((learner.fields.cursor for learner in engine.learners().values()), default=-1)
+        if applied < 0 or name not in self._known:
+            return
+        (end,) = await engine.client.ends(name, [0])
+        if applied >= end:
+            await self._tell(
+                name,
+                -2,
+                f"'{name}' ends at {end}, but its record {applied} was applied: the topic was made anew, or a journal "
+                "record was forged; edits that are written now are ignored up to that offset: name a new control topic "
+                "and new topics for journal and state",
+            )
 
     async def _refuse(self, topic: str, partition: int, offset: int, end: int) -> None:
         message = (
