@@ -320,6 +320,11 @@ class Partition(Uncopied):
         if number > self.learner.fields.cursor:
             self._controls[number] = edit
 
+    @property
+    def owes(self) -> bool:
+        """Whether the journal may lack a Decided or Control record; nothing is owed where this is False."""
+        return self.learner.end > self.learner.fields.D or bool(self._controls)
+
     def owed(self, now_ms: float) -> list[OutputRecord]:
         """Return the Decided and Control records that the journal does not show yet."""
         learner = self.learner

@@ -153,6 +153,10 @@ class MemoryClient:
             if name in logs
         }
 
+    async def all_bounds(self, topic: str, partitions: Collection[int]) -> dict[int, tuple[int, int]]:
+        """Return the bounds of many partitions of a topic."""
+        return {partition: await self.bounds(topic, partition) for partition in partitions}
+
     async def create(self, topics: Sequence[TopicSpec]) -> list[str]:
         """Create the topics that are missing and return their names."""
         made = [topic for topic in topics if topic.name not in self._broker.logs]
@@ -180,6 +184,14 @@ class MemoryClient:
         for at in range(start, stop, READ_CHUNK):
             yield self._broker.kept(topic, partition, at, min(stop, at + READ_CHUNK))
             await asyncio.sleep(0)
+
+    async def read_all(
+        self, ranges: Mapping[TopicPartition, tuple[int, int]]
+    ) -> AsyncIterator[tuple[TopicPartition, list[InputRecord]]]:
+        """Read the records of many partitions with offsets in [start, stop)."""
+        for where, (start, stop) in ranges.items():
+            async for records in self.read(*where, start, stop):
+                yield where, records
 
     async def join(self, topics: Sequence[str]) -> None:
         """Become a member of the group."""

@@ -77,6 +77,7 @@ class KafkaClient:
         self._asker: AIOKafkaConsumer | None = None
         self._readers: list[AIOKafkaConsumer] = []  # idle; one is taken for each read
         self._positions: dict[TopicPartition, int] = {}
+        self._moved: set[TopicPartition] = set()  # followed, or no more, since the last poll
         self._follow_changed = asyncio.Event()
         self._assignment = Assignment(0, frozenset())
         self._member = False  # of the group as it is now: neither rejoining nor refused
@@ -164,14 +165,21 @@ class KafkaClient:
 
     async def bounds(self, topic: str, partition: int) -> tuple[int, int]:
         """Return the first offset kept and the offset of the next record."""
-        where = KafkaPartition(topic, partition)
+        return (await self.all_bounds(topic, [partition]))[partition]
+
+    async def all_bounds(self, topic: str, partitions: Collection[int]) -> dict[int, tuple[int, int]]:
+        """Return the bounds of many partitions of a topic, asked for at once."""
+        where = {partition: KafkaPartition(topic, partition) for partition in partitions}
         consumer = self._require(self._asker)
+        if not where:
+            return {}
         try:
-            begin = await consumer.beginning_offsets([where])
-            end = await consumer.end_offsets([where])
+            begin = await consumer.beginning_offsets(list(where.values()))
+            end = await consumer.end_offsets(list(where.values()))
         except KafkaError as error:
-            raise BrokerError(f"cannot read the offsets of {topic}-{partition}: {error}") from error
-        return int(begin[where]), int(end[where])
+            which = f"{topic}-{min(where)}" if len(where) == 1 else topic
+            raise BrokerError(f"cannot read the offsets of {which}: {error}") from error
+        return {partition: (int(begin[each]), int(end[each])) for partition, each in where.items()}
 
     async def ends(self, topic: str, partitions: Sequence[int]) -> list[int]:
         """Return the offsets of the next records of some partitions."""
@@ -283,6 +291,33 @@ class KafkaClient:
             consumer.unsubscribe()
             self._readers.append(consumer)
 
+    async def read_all(
+        self, ranges: Mapping[TopicPartition, tuple[int, int]]
+    ) -> AsyncIterator[tuple[TopicPartition, list[InputRecord]]]:
+        """Read the records of many partitions with offsets in [start, stop), by one connection."""
+        left = {KafkaPartition(*where): stop for where, (start, stop) in ranges.items() if start < stop}
+        if not left:
+            return
+        consumer = self._readers.pop() if self._readers else await self._started(self._make_consumer())
+        try:
+            consumer.assign(list(left))
+            for where in left:
+                consumer.seek(where, ranges[TopicPartition(*where)][0])
+            while left:
+                fetched = await consumer.getmany(timeout_ms=1000)
+                for where, records in fetched.items():
+                    kept = [record for record in records if record.offset < left.get(where, 0)]
+                    if kept:
+                        yield TopicPartition(*where), kept
+                # where nothing was fetched there may be nothing but control records
+                for where in left.keys() & fetched.keys() if fetched else list(left):
+                    if await consumer.position(where) >= left[where]:
+                        del left[where]
+                        consumer.pause(where)
+        finally:
+            consumer.unsubscribe()
+            self._readers.append(consumer)
+
     async def join(self, topics: Sequence[str]) -> None:
         """Become a member of the group; the Range assignor keeps co-partitions together."""
         consumer = self._make_consumer(
@@ -356,40 +391,48 @@ class KafkaClient:
         self, wanted: Collection[TopicPartition], max_records: int, timeout: float
     ) -> dict[TopicPartition, list[InputRecord]]:
         """Return records of owned partitions among `wanted`, waiting at most `timeout` seconds."""
-        return await self._getmany(self._require(self._group), wanted, max_records, timeout)
+        # a list is searched for every partition that has records: all of them are better not named
+        named = () if len(wanted) == len(self._assignment.owned) else wanted
+        return await self._getmany(self._require(self._group), named, max_records, timeout)
 
     def follow(self, positions: Mapping[TopicPartition, int]) -> None:
         """Follow these partitions outside the group from these offsets."""
-        self._refollow({**positions, **self._positions})
+        for where, offset in positions.items():
+            if where not in self._positions:
+                self._positions[where] = offset
+                self._moved.add(where)
+        self._follow_changed.set()
 
     def unfollow(self, gone: Collection[TopicPartition]) -> None:
         """Follow these partitions no more."""
-        self._refollow({where: offset for where, offset in self._positions.items() if where not in gone})
+        for where in gone:
+            if self._positions.pop(where, None) is not None:
+                self._moved.add(where)
 
-    def _refollow(self, positions: dict[TopicPartition, int]) -> None:
-        if positions.keys() == self._positions.keys():
-            return
-        self._positions = positions
+    def _refollow(self) -> None:
+        """Have the consumer follow what is to be followed: once for all that came and went since the last poll."""
+        self._moved.clear()
         consumer = self._require(self._follower)
-        consumer.assign([KafkaPartition(*where) for where in positions])
-        for where, offset in positions.items():  # assigning forgets every position
+        consumer.assign([KafkaPartition(*where) for where in self._positions])
+        for where, offset in self._positions.items():  # assigning forgets every position
             consumer.seek(KafkaPartition(*where), offset)
-        self._follow_changed.set()
 
     async def poll_followed(self, timeout: float) -> dict[TopicPartition, list[InputRecord]]:
         """Return new records of followed partitions, waiting at most `timeout` seconds."""
+        if self._moved:
+            self._refollow()
         if not self._positions:
             self._follow_changed.clear()
             with contextlib.suppress(TimeoutError):
                 async with asyncio.timeout(timeout):
                     await self._follow_changed.wait()
             return {}
-        fetched = await self._getmany(self._require(self._follower), list(self._positions), 5000, timeout)
-        # records fetched before a change of what is followed would come again or have a hole: keep the place
+        fetched = await self._getmany(self._require(self._follower), (), 5000, timeout)  # of all it follows
+        # what came or went meanwhile is read from its place by the next poll; everything else is without a hole
         taken = {}
         for where, records in fetched.items():
             position = self._positions.get(where)
-            if position is not None:
+            if position is not None and where not in self._moved:
                 taken[where] = [record for record in records if record.offset >= position]
                 self._positions[where] = max(position, records[-1].offset + 1)
         return taken

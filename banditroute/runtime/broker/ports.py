@@ -73,6 +73,9 @@ class Client(Protocol):
     async def describe(self, topics: Sequence[str]) -> dict[str, TopicDescription] | None:
         """Return the topics that exist, now and without creating any; None where that cannot be told."""
 
+    async def all_bounds(self, topic: str, partitions: Collection[int]) -> dict[int, tuple[int, int]]:
+        """Return the bounds of many partitions of a topic, asked for at once."""
+
     async def create(self, topics: Sequence[TopicSpec]) -> list[str]:
         """Create the topics that are missing and return their names."""
 
@@ -81,6 +84,11 @@ class Client(Protocol):
 
     def read(self, topic: str, partition: int, start: int, stop: int) -> AsyncIterator[list[InputRecord]]:
         """Read the records with offsets in [start, stop)."""
+
+    def read_all(
+        self, ranges: Mapping[TopicPartition, tuple[int, int]]
+    ) -> AsyncIterator[tuple[TopicPartition, list[InputRecord]]]:
+        """Read the records of many partitions with offsets in [start, stop), each partition in order."""
 
     async def join(self, topics: Sequence[str]) -> None:
         """Become a member of the group that shares the partitions of `topics`."""

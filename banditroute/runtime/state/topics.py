@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import asyncio
 import secrets
+from collections.abc import Collection, Sequence
 from typing import Final, NamedTuple
 
 from banditroute.bandit.evidence import row_layout as layout
@@ -17,6 +19,7 @@ from banditroute.runtime.broker.ports import AppendFailed, Client, TopicPartitio
 from banditroute.runtime.state.topic_ids import ids_of
 
 DAY_MS: Final = 86_400_000
+AT_ONCE: Final = 64  # genesis records under way
 
 
 class Layout(NamedTuple):
@@ -113,34 +116,52 @@ async def read_state(
     StateError
         If there are records but none that this build and spec can use.
     """
+    return (await read_states(client, config, [partition], spec))[partition]
+
+
+async def read_states(
+    client: Client, config: Config, partitions: Collection[int], spec: Spec
+) -> dict[int, tuple[State | None, int, list[str]]]:
+    """Read the newest usable state records of many partitions at once; see `read_state`."""
     topic = config.kafka.topics.state
-    begin, end = await client.bounds(topic, partition)
-    newest: State | None = None
-    damaged: list[str] = []
-    others: set[str] = set()
-    async for records in client.read(topic, partition, begin, end):
+    bounds = await client.all_bounds(topic, partitions)
+    newest: dict[int, State] = {}
+    damaged: dict[int, list[str]] = {partition: [] for partition in partitions}
+    others: dict[int, set[str]] = {partition: set() for partition in partitions}
+    ranges = {TopicPartition(topic, partition): bounds[partition] for partition in partitions}
+    async for (_, partition), records in client.read_all(ranges):
         for record in records:
             try:
                 state = decode_state(record.value)
             except StateError as error:
-                damaged.append(f"{topic}-{partition} offset {record.offset}: {error}")
+                damaged[partition].append(f"{topic}-{partition} offset {record.offset}: {error}")
                 continue
-            if state.spec_id == spec.spec_id:
-                newest = state if state.supersedes(newest) else newest
-            else:
-                others.add(state.spec_id)
-    if newest is None and others:
+            if state.spec_id != spec.spec_id:
+                others[partition].add(state.spec_id)
+            elif state.supersedes(newest.get(partition)):
+                newest[partition] = state
+    for partition in partitions:
+        if partition not in newest:
+            _refuse_unusable(partition, others[partition], damaged[partition], spec)
+    return {
+        partition: (newest.get(partition), bounds[partition][1], damaged[partition])
+        for partition in partitions
+    }
+
+
+def _refuse_unusable(partition: int, others: Collection[str], damaged: Sequence[str], spec: Spec) -> None:
+    """Refuse a partition whose records are all of another spec or damaged; one that is empty is none of these."""
+    if others:
         raise StateError(
             f"the state of partition {partition} was learned with feature spec {', '.join(sorted(others))}, but "
             f"[features] says {spec.spec_id}: put the old [features] back, or name a new state topic and run "
             "`banditroute topics create`"
         )
-    if newest is None and damaged:
+    if damaged:
         raise StateError(
             f"no state record of partition {partition} can be used: {damaged[-1]}; write one anew from the logs with "
             "`banditroute state rebuild --publish`"
         )
-    return newest, end, damaged
 
 
 async def create_topics(
@@ -171,29 +192,32 @@ async def create_topics(
         done += [f"created topic {name}" for name in await client.create(topic_specs(config, spec.d))]
     layout = await check_topics(client, config)
     names, latest = config.kafka.topics, config.kafka.start == "latest"
-    feedback_start: dict[int, int] = {}
     log_epoch = now_ms << 20 | secrets.randbits(20)
     hash_key = secrets.token_hex(16)
     topic_ids = await ids_of(client, names)
-    for partition in range(layout.partitions):
-        state, _, _ = await read_state(client, config, partition, spec)
-        if state is not None:
-            continue
-        if not feedback_start:
-            for source in range(layout.feedback):
-                feedback_start[source] = (await client.bounds(names.feedback, source))[latest]
-        genesis = Genesis(
-            log_epoch=log_epoch, hash_key=hash_key, feedback_start=feedback_start, topic_ids=topic_ids
-        )
+    states = await read_states(client, config, range(layout.partitions), spec)
+    missing = [partition for partition, (state, _, _) in states.items() if state is None]
+    if not missing:
+        return done
+    feedback = await client.all_bounds(names.feedback, range(layout.feedback))
+    feedback_start = {source: bounds[latest] for source, bounds in feedback.items()}
+    requests, decisions, journal = [
+        await client.all_bounds(topic, missing) for topic in (names.requests, names.decisions, names.journal)
+    ]
+    genesis = Genesis(
+        log_epoch=log_epoch, hash_key=hash_key, feedback_start=feedback_start, topic_ids=topic_ids
+    )
+
+    async def write(partition: int) -> None:
         first = genesis_state(
             partition,
             spec.d,
             spec.spec_id,
             spec.settings,
             genesis,
-            request_offset=(await client.bounds(names.requests, partition))[latest],
-            decisions_offset=(await client.bounds(names.decisions, partition))[1],
-            journal_offset=(await client.bounds(names.journal, partition))[1],
+            request_offset=requests[partition][latest],
+            decisions_offset=decisions[partition][1],
+            journal_offset=journal[partition][1],
         )
         try:
             await client.append(
@@ -203,8 +227,16 @@ async def create_topics(
             raise TopicError(
                 f"the genesis record of partition {partition} could not be written: {error}"
             ) from error
-        # Others may have written theirs at the same moment: the first one in the log counts for all.
-        winner, _, _ = await read_state(client, config, partition, spec)
+
+    for at in range(0, len(missing), AT_ONCE):
+        written = await asyncio.gather(
+            *(write(partition) for partition in missing[at : at + AT_ONCE]), return_exceptions=True
+        )
+        for failure in written:
+            if failure is not None:
+                raise failure
+    # Others may have written theirs at the same moment: the first one in the log counts for all.
+    for partition, (winner, _, _) in (await read_states(client, config, missing, spec)).items():
         ours = winner is not None and winner.genesis.log_epoch == log_epoch
         done.append(
             f"wrote the genesis record of partition {partition}"

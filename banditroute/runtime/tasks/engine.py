@@ -42,6 +42,7 @@ COMMIT_SECONDS: Final = 0.2
 RETRY_SECONDS: Final = 0.2
 MAX_RETRY_SECONDS: Final = 5.0
 CANCEL_SECONDS: Final = 0.1
+AT_ONCE: Final = 32  # partitions that are brought back; each of them reads by a connection of its own
 LEAVE_SECONDS: Final = 1.0  # for the last publication, and again at least for leaving the group
 
 
@@ -86,6 +87,8 @@ class Engine:
         self._woken = asyncio.Event()
         self._stopping = False
         self._jobs: set[asyncio.Future[None]] = set()
+        self.restoring = asyncio.Semaphore(AT_ONCE)
+        self.replying = asyncio.Semaphore(AT_ONCE)  # again, after a restart; apart, because the broker may refuse
         self._epoch = 0
         self._partitions = 0
         self._committed: dict[TopicPartition, int] = {}
@@ -313,10 +316,9 @@ class Engine:
         for number in sorted(requests - self.partitions.keys()):
             self._begin(number, None)
         try:
-            for number in sorted(feedback - self.feedback.keys()):
-                task_of_feedback = FeedbackTask(self, number)
-                await task_of_feedback.begin(self.learning.feedback_start.get(number, 0))
-                self.feedback[number] = task_of_feedback
+            fresh = sorted(feedback - self.feedback.keys())
+            for at in range(0, len(fresh), AT_ONCE):
+                await self._begin_feedback(fresh[at : at + AT_ONCE])
         except TopicError:
             raise
         except BrokerError as error:  # the epoch stays: the loop tries again
@@ -325,6 +327,19 @@ class Engine:
             return
         self._epoch = epoch
         self.learning.ownership_changed()
+
+    async def _begin_feedback(self, numbers: Sequence[int]) -> None:
+        tasks = {number: FeedbackTask(self, number) for number in numbers}
+        starts = self.learning.feedback_start
+        begun = await asyncio.gather(
+            *(task.begin(starts.get(number, 0)) for number, task in tasks.items()), return_exceptions=True
+        )
+        for (number, task), failure in zip(tasks.items(), begun, strict=True):
+            if failure is None:
+                self.feedback[number] = task
+        for failure in begun:
+            if failure is not None:
+                raise failure
 
     def _begin(self, number: int, instead_of: PartitionTask | None) -> None:
         if self._stopping or self.partitions.get(number) is not instead_of:

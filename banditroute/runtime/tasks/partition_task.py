@@ -91,7 +91,8 @@ class PartitionTask:
     async def _restore(self, state: State) -> None:
         engine = self._engine
         refused: list[Refused] = []
-        partition = await restore(engine.client, engine.config, state, engine.learning.spec, refused)
+        async with engine.restoring:
+            partition = await restore(engine.client, engine.config, state, engine.learning.spec, refused)
         if refused:  # whoever applied these before may have been killed before it could say why
             await self._bury_feedback(refused)
         start, lost = await committed_or(engine.client, self.source, partition.learner.r)
@@ -132,7 +133,8 @@ class PartitionTask:
 
     async def _refresh(self) -> None:
         # The client begins again at the committed offset; what comes twice is below our position and dropped.
-        await read_gap(self._engine.client, self._engine.config, self._running())
+        async with self._engine.restoring:
+            await read_gap(self._engine.client, self._engine.config, self._running())
 
     def _to(self, state: TaskState) -> None:
         if state not in _NEXT[self.state]:
@@ -292,10 +294,11 @@ class PartitionTask:
             return
         begin, end = await engine.client.bounds(engine.names.decisions, self.number)
         first = max(begin, self._running().learner.fields.X)
-        async for records in engine.client.read(engine.names.decisions, self.number, first, end):
-            owed = of_requests_from(start, records)
-            if owed:
-                await self._reply(owed)
+        async with engine.replying:
+            async for records in engine.client.read(engine.names.decisions, self.number, first, end):
+                owed = of_requests_from(start, records)
+                if owed:
+                    await self._reply(owed)
 
     # -- journal -----------------------------------------------------------------------------------
 
@@ -343,7 +346,8 @@ class PartitionTask:
         """Append what is due: Decided and Control, and now and then Expire."""
         if self.state is not TaskState.RUNNING:
             return
-        self._settle_debts()
+        if self._running().owes:
+            self._settle_debts()
         feedback = self._engine.config.feedback
         partition = self._running()
         expire = expire or partition.expires_more or len(partition.learner.pending) > feedback.max_open

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 from banditroute.errors import TopicError
 from banditroute.runtime.broker.ports import TopicPartition
 from banditroute.runtime.state.topic_ids import names_of, refuse_made_anew
-from banditroute.runtime.state.topics import Layout, check_topics, create_topics, read_state
+from banditroute.runtime.state.topics import Layout, check_topics, create_topics, read_states
 
 if TYPE_CHECKING:
     from banditroute.runtime.tasks.engine import Engine
@@ -50,8 +50,8 @@ async def prepare(engine: Engine, *, init: bool, admin: bool) -> Layout:
     described = await engine.watching.begin()
     begin, _ = await client.bounds(names.control, 0)
     followed = {TopicPartition(names.control, 0): begin}
-    for number in range(layout.partitions):
-        state, end, damaged = await read_state(client, config, number, learning.spec)
+    states = await read_states(client, config, range(layout.partitions), learning.spec)
+    for number, (state, end, damaged) in states.items():
         for sentence in damaged:
             await engine.alert("state", sentence, number)
         if state is None:
