@@ -88,7 +88,9 @@ class Engine:
         self._stopping = False
         self._jobs: set[asyncio.Future[None]] = set()
         self.restoring = asyncio.Semaphore(AT_ONCE)
-        self.replying = asyncio.Semaphore(AT_ONCE)  # again, after a restart; apart, because the broker may refuse
+        self.replying = asyncio.Semaphore(
+            AT_ONCE
+        )  # again, after a restart; apart, because the broker may refuse
         self._epoch = 0
         self._partitions = 0
         self._committed: dict[TopicPartition, int] = {}

@@ -1,4 +1,4 @@
-"""A thousand partitions: what an engine asks of the broker does not grow with their square, nor at once without bound."""
+"""A thousand partitions: what an engine asks of the broker grows with their number, and is not asked all at once."""
 
 from __future__ import annotations
 
@@ -100,7 +100,9 @@ class Consumer:
     def seek(self, where: object, offset: int) -> None:
         self.places[where] = offset
 
-    async def getmany(self, *partitions: object, timeout_ms: int, max_records: int) -> dict[object, list[object]]:
+    async def getmany(
+        self, *partitions: object, timeout_ms: int, max_records: int
+    ) -> dict[object, list[object]]:
         assert not partitions, "of all that it follows"
         assert timeout_ms >= 0
         assert max_records > 0
