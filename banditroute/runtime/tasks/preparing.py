@@ -47,7 +47,7 @@ async def prepare(engine: Engine, *, init: bool, admin: bool) -> Layout:
         for line in await create_topics(client, config, learning.spec, int(engine.now_ms()), admin=admin):
             log.info(line)
     layout = await check_topics(client, config)
-    described = await engine.watching.begin()
+    described = await engine.watching.begin(layout)
     begin, _ = await client.bounds(names.control, 0)
     followed = {TopicPartition(names.control, 0): begin}
     states = await read_states(client, config, range(layout.partitions), learning.spec)

@@ -8,12 +8,14 @@ from __future__ import annotations
 
 import asyncio
 import logging
+from collections import Counter
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Final
 
 from banditroute.errors import BrokerError, StateError
 from banditroute.runtime.broker.ports import TopicDescription
 from banditroute.runtime.state.topic_ids import names_of, refuse_made_anew
+from banditroute.runtime.state.topics import Layout
 
 if TYPE_CHECKING:
     from banditroute.runtime.tasks.engine import Engine
@@ -21,6 +23,9 @@ if TYPE_CHECKING:
 log = logging.getLogger("banditroute.engine")
 
 WATCH_SECONDS: Final = 2.0
+LOOKS: Final = (
+    3  # in a row: a broker that was killed and has just started may not tell of its newest records yet
+)
 
 
 class Watching:
@@ -36,10 +41,16 @@ class Watching:
         self._engine = engine
         self._names = names_of(engine.names)
         self._known: dict[str, TopicDescription] = {}
+        self._counts: dict[str, int] = {}
+        self._beyond: Counter[tuple[str, int]] = Counter()  # looks in a row at an end before what was read
         self._told: set[tuple[str, int]] = set()
 
-    async def begin(self) -> dict[str, TopicDescription]:
+    async def begin(self, layout: Layout | None = None) -> dict[str, TopicDescription]:
         """Take note of the topics as they are, and return them by name."""
+        # also of brokers that have no topic ids
+        names = self._engine.names
+        if layout is not None:
+            self._counts = {names.requests: layout.partitions, names.feedback: layout.feedback}
         self._known = await self._engine.client.describe(list(self._names.values())) or {}
         return self._known
 
@@ -74,13 +85,16 @@ class Watching:
                 copied[source] = max(copied.get(source, 0), offset + 1)
         try:
             for topic, offsets in ((engine.names.requests, reached), (engine.names.feedback, copied)):
-                there = self._known.get(topic)
-                known = range(there.partitions if there else 0)
+                known = range(self._counts.get(topic, 0))
                 ends = await engine.client.ends(topic, [number for number in offsets if number in known])
                 for number, end in zip((number for number in offsets if number in known), ends, strict=True):
-                    if offsets[number] > end:
+                    if offsets[number] <= end:
+                        del self._beyond[topic, number]
+                        continue
+                    self._beyond[topic, number] += 1
+                    if self._beyond[topic, number] >= LOOKS:
                         await self._refuse(topic, number, offsets[number], end)
-                for number in offsets.keys() - set(known) if there else ():
+                for number in offsets.keys() - set(known) if known else ():
                     await self._refuse(topic, number, offsets[number], 0)
             await self._look_at_control()
         except BrokerError as error:
@@ -126,6 +140,8 @@ class Watching:
                     name, 0, f"topic '{name}' is gone: make it again or stop the engine; {_LOST[role]}"
                 )
             elif there.partitions > before.partitions:
+                if role == "feedback":  # what is added there is read, so offsets of it are no damage
+                    self._counts[name] = there.partitions
                 more = f"topic '{name}' has {there.partitions} partitions and had {before.partitions}"
                 await self._tell(
                     name, there.partitions, f"{more}: {_MORE.get(role, 'the new ones are not used')}"
