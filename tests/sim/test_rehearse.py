@@ -429,3 +429,38 @@ def test_what_cannot_be_rehearsed_is_one_sentence(recorded, logged, tmp_path):
     few = tmp_path / "short"
     exported.write_parquet(few, *exported.records(50))
     assert "100 at least" in refused("-c", toml_of(exported.DOCUMENT, tmp_path / "d.toml"), "--log", few)
+
+
+def test_where_today_costs_nothing_costs_that_rise_are_no_go(tmp_path):
+    texts, outcomes = tables(120)
+    free = [
+        cost if name == "large" else 0.0
+        for name, cost in zip(outcomes["model"], outcomes["cost_usd"], strict=True)
+    ]
+    folder = write(
+        tmp_path / "set",
+        texts,
+        {**outcomes, "cost_usd": free},
+        {"prices_per_m": {"small": [0, 0], "large": [5, 15]}},
+    )
+    text = configuration(tmp_path / "c.toml").read_text().replace("0.5", "0.0", 1).replace("1.5", "0.0", 1)
+    (tmp_path / "c.toml").write_text(text)
+    options = ["--log", folder, "--present", "small", "--runs", "4", "--requests", "150", "--json"]
+    done = CliRunner().invoke(app, ["rehearse", "-c", str(tmp_path / "c.toml"), *map(str, options)])
+    assert done.exit_code == 1, done.output
+    result = json.loads(done.stdout)
+    assert result["expected"]["saving"]["value"] is None
+    assert result["expected"]["saving_usd"]["value"] < 0.0
+    assert "saving" in [rule["name"] for rule in result["rules"] if not rule["holds"]]
+    told = CliRunner().invoke(app, ["rehearse", "-c", str(tmp_path / "c.toml"), *map(str, options[:-1])])
+    assert "today costs nothing" in told.output
+
+
+def test_one_model_is_rehearsed_and_an_outage_of_it_hits_today_as_well(tmp_path):
+    folder = data_set(tmp_path / "set", models=("small",))
+    config = configuration(tmp_path / "c.toml", models=("small",))
+    options = ["--log", folder, "--runs", "4", "--requests", "150", "--json"]
+    done = CliRunner().invoke(app, ["rehearse", "-c", str(config), *map(str, options)])
+    assert done.exit_code in (0, 1), done.output
+    (outage,) = [one for one in json.loads(done.stdout)["scenarios"] if one["name"] == "outage"]
+    assert outage["quality"] == outage["present_quality"] == 0.0

@@ -12,7 +12,7 @@ import pyarrow.parquet as pq
 import pytest
 from typer.testing import CliRunner
 
-from banditroute import Router
+from banditroute import ConfigError, Router
 from banditroute.cli import app
 from banditroute.config import from_dict, load
 from banditroute.errors import BanditrouteError, DataSetError
@@ -435,3 +435,32 @@ def test_latencies_that_are_no_measurement_are_unknown_and_told(tmp_path):
     told = replayed("--dataset", folder, "--shuffles", 1)
     assert "3 latencies below 1 ms or above a day count as unknown" in told["notes"]
     assert np.isnan(DataSet.load(folder).latency_s).sum() == 3
+
+
+def test_requests_longer_than_every_window_are_served_by_nobody_and_counted(tmp_path):
+    folder = data_set(tmp_path / "set", 200)
+    config = configuration(tmp_path / "c.toml", extra="context_window = 40")
+    text = config.read_text().replace(
+        "output_usd_per_mtok = 1.5", "output_usd_per_mtok = 1.5\ncontext_window = 20"
+    )
+    config.write_text(text)
+    done = CliRunner().invoke(
+        app, ["replay", "-c", str(config), "--dataset", str(folder), "--shuffles", "1", "--json"]
+    )
+    assert done.exit_code == 0, done.output
+    (note,) = [each for each in json.loads(done.stdout)["notes"] if "context_window" in each]
+    words = [len(row["prompt"]) for row in pq.read_table(folder / "prompts.parquet").to_pylist()]
+    unserved = int(note.split()[0])
+    assert 0 < unserved < 200
+    assert note.startswith(f"{unserved} of 200 requests")
+    assert sum(length > 4 * 40 for length in words) <= unserved <= sum(length > 3 * 20 for length in words)
+
+
+def test_a_catalog_that_is_paused_cannot_be_replayed(tmp_path):
+    folder = data_set(tmp_path / "set", 50)
+    config = configuration(tmp_path / "c.toml")
+    config.write_text(config.read_text().replace("name =", "paused = true\nname ="))
+    for verb in (["replay", "--dataset", str(folder)], ["rehearse", "--log", str(folder)]):
+        done = CliRunner().invoke(app, [*verb, "-c", str(config)])
+        assert isinstance(done.exception, ConfigError)
+        assert "paused" in str(done.exception)

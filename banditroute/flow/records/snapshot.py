@@ -222,8 +222,6 @@ def decode_state(value: bytes | None) -> State:
         row = evidence.row(RowKey(name, generation, kind))
         row[evidence.layout.written(whole)] = numbers[start : start + size]
         start += size
-    if not all(are_sums(row, evidence.layout) for row in evidence.rows.values()):
-        raise StateError("a state record is damaged: its statistics are not sums of votes")
     return State(
         partition=meta.partition,
         spec_id=meta.spec_id,
@@ -247,6 +245,14 @@ def decode_state(value: bytes | None) -> State:
         journal_mark=meta.journal_mark,
         decisions_mark=meta.decisions_mark,
     )
+
+
+def believable_state(value: bytes | None) -> State:
+    """Decode a state record of somebody else's; raises StateError also where its statistics are not sums of votes."""
+    state = decode_state(value)
+    if not all(are_sums(row, state.evidence.layout) for row in state.evidence.rows.values()):
+        raise StateError("a state record is damaged: its statistics are not sums of votes")
+    return state
 
 
 def genesis_state(

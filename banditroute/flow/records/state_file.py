@@ -12,7 +12,7 @@ from collections.abc import Iterable
 from typing import Final
 
 from banditroute.errors import StateError
-from banditroute.flow.records.snapshot import MAX_STATE_BYTES, State, decode_state, encode_state
+from banditroute.flow.records.snapshot import MAX_STATE_BYTES, State, believable_state, encode_state
 
 MAGIC: Final = b"BRX1"
 MAX_PARTITIONS: Final = 4096
@@ -49,7 +49,7 @@ def decode_states(data: bytes, path: str) -> list[State]:
         at += _WORD.size
         if length > MAX_STATE_BYTES or at + length > end:
             raise StateError(f"'{path}' holds a record of {length} bytes, which is more than there can be")
-        states.append(decode_state(data[at : at + length]))
+        states.append(believable_state(data[at : at + length]))
         at += length
     if at != end or len({state.partition for state in states}) != count:
         raise StateError(f"'{path}' does not hold one record for each of its partitions")

@@ -11,7 +11,7 @@ from banditroute.bandit.evidence.evidence import Evidence, RowKey
 from banditroute.config import Config
 from banditroute.errors import BrokerError, StateError
 from banditroute.flow.deciding.decider import InputRecord, OutputRecord
-from banditroute.flow.records.snapshot import State, decode_state, encode_state
+from banditroute.flow.records.snapshot import State, believable_state, encode_state
 from banditroute.flow.records.warm_start import encode_warm_start
 from banditroute.runtime.broker.ports import AppendFailed, Client
 from banditroute.runtime.state.restore import restore
@@ -33,7 +33,7 @@ async def stored(client: Client, config: Config, partition: int) -> Stored:
     async for records in client.read(topic, partition, begin, end):
         for record in records:
             try:
-                state = decode_state(record.value)
+                state = believable_state(record.value)
             except StateError as error:
                 found.damaged.append(f"{topic}-{partition} offset {record.offset}: {error}")
             else:

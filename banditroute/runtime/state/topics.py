@@ -14,7 +14,7 @@ from banditroute.events import QUALITY_KINDS
 from banditroute.flow.deciding.decider import OutputRecord
 from banditroute.flow.partition import genesis_state
 from banditroute.flow.records.position import LearnerSettings
-from banditroute.flow.records.snapshot import MAX_STATE_BYTES, Genesis, State, decode_state, encode_state
+from banditroute.flow.records.snapshot import MAX_STATE_BYTES, Genesis, State, believable_state, encode_state
 from banditroute.runtime.broker.ports import AppendFailed, Client, TopicPartition, TopicSpec
 from banditroute.runtime.state.topic_ids import ids_of
 
@@ -132,7 +132,7 @@ async def read_states(
     async for (_, partition), records in client.read_all(ranges):
         for record in records:
             try:
-                state = decode_state(record.value)
+                state = believable_state(record.value)
             except StateError as error:
                 damaged[partition].append(f"{topic}-{partition} offset {record.offset}: {error}")
                 continue

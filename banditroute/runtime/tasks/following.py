@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Final
 from banditroute.errors import StateError
 from banditroute.events import Edit, Rejected, decode_edit
 from banditroute.flow.deciding.decider import InputRecord
-from banditroute.flow.records.snapshot import decode_state
+from banditroute.flow.records.snapshot import believable_state
 from banditroute.runtime.tasks.partition_task import PartitionTask
 
 if TYPE_CHECKING:
@@ -50,7 +50,7 @@ class Following:
         engine = self._engine
         for record in records:
             try:
-                state = decode_state(record.value)
+                state = believable_state(record.value)
             except StateError as error:
                 where = f"{engine.names.state}-{number} offset {record.offset}"
                 await engine.alert("state", f"{where}: {error}", number)

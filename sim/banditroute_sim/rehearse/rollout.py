@@ -14,7 +14,7 @@ from banditroute.bandit.objectives.pacing import CONFIDENCE
 from banditroute.config import Config
 from banditroute_sim.rehearse.stress import Staged, Stress, stage
 from banditroute_sim.rehearse.world import How, World
-from banditroute_sim.replay.passes import make_session, play, windows
+from banditroute_sim.replay.passes import got, make_session, play, windows
 from banditroute_sim.session import Session
 
 Floats = NDArray[np.float64]
@@ -113,14 +113,19 @@ def run(case: Case) -> Run:
     rounds = np.arange(case.requests)
     table, chosen = staged.drawn, played.chosen
     both = np.column_stack(
-        [matrix[rounds, one] for one in (chosen, table.present) for matrix in (table.quality, table.cost)]
+        [
+            got(matrix, rounds, one)
+            for one in (chosen, table.present)
+            for matrix in (table.quality, table.cost)
+        ]
     )
     edges = np.linspace(0, case.requests, min(BINS, case.requests) + 1).astype(np.int64)
     size = np.diff(edges).astype(np.float64)[:, None]
     models = table.quality.shape[1]
     one_hot = np.zeros((case.requests, models))
-    one_hot[rounds, chosen] = 1.0
+    one_hot[rounds[chosen >= 0], chosen[chosen >= 0]] = 1.0
     some = np.arange(0, case.requests, -(-case.requests // _KEPT))
+    some = some[chosen[some] >= 0]
     return Run(
         all=both.mean(axis=0),
         hit=both[staged.start : staged.stop].mean(axis=0),

@@ -37,6 +37,16 @@ class Limits:
     max_days: float | None = None
 
 
+def _saving(
+    expected: Mapping[str, Mapping[str, float | None]], saved: float, end: str
+) -> tuple[str, str, float, float, bool]:
+    """Return the rule about the saving: as a share, or in USD where today costs nothing."""
+    share, usd = expected["saving"]["low"], expected["saving_usd"]["low"]
+    if share is None:
+        return "saving", f"costs, 0 today, do not rise, {end} in USD per request", usd or 0.0, 0.0, True
+    return "saving", f"at least {saved:.0%} of the cost is saved, {end}", share, saved, True
+
+
 def rules_of(result: Mapping[str, Any], limits: Limits) -> list[dict[str, Any]]:
     """Return each rule: its name, what it says, what was found, its limit, and whether it holds."""
     expected, budget, check = result["expected"], result["budget"], result["check"]
@@ -50,13 +60,7 @@ def rules_of(result: Mapping[str, Any], limits: Limits) -> list[dict[str, Any]]:
             -loss,
             True,
         ),
-        (
-            "saving",
-            f"at least {saved:.0%} of the cost is saved, {end}",
-            expected["saving"]["low"],
-            saved,
-            True,
-        ),
+        _saving(expected, saved, end),
     ]
     if budget is not None:
         most = limits.max_breach

@@ -13,7 +13,6 @@ from scipy.stats import t as student
 
 from banditroute.bandit.evidence.evidence import Evidence
 from banditroute.config import Config
-from banditroute.errors import ConfigError
 from banditroute_sim.parallel import each
 from banditroute_sim.rehearse.forecast import Forecast, Scale, confident_after, forecast
 from banditroute_sim.rehearse.logged import LoggedWorld
@@ -116,8 +115,6 @@ def rehearse(
     """
     notes = [*check_replayable(config), *world.notes]
     config = per_request(config)
-    if all(model.paused for model in config.catalog):
-        raise ConfigError("every model of the catalog is paused: nothing can be rehearsed")
     requests = options.requests or min(world.size, REQUESTS)
     first = 1_000_000 * options.seed
     orders = 0 if world.fresh else max(options.runs // 2, 4)
@@ -197,6 +194,7 @@ def _result(
     forecasts = {
         "quality_change": told(quality_change),
         "saving": told(saving, "share"),
+        "saving_usd": told(lambda columns: columns[:, 3] - columns[:, 1]),
         "mean_quality": told(lambda columns: columns[:, 0]),
         "mean_cost_usd": told(lambda columns: columns[:, 1], "log"),
         "present_quality": told(lambda columns: columns[:, 2]),
@@ -208,6 +206,8 @@ def _result(
     scenarios = [_scenario(stress, runs, steady, config, target, options) for stress, runs in stressed]
     worst = {"mean_cost_usd": 0.9, "present_quality": None, "present_cost_usd": None}
     expected = {name: _told(one, level, worst.get(name, 0.1)) for name, one in forecasts.items()}
+    if not forecasts["present_cost_usd"].value > 0.0:  # of nothing there is no share
+        expected["saving"] = dict.fromkeys(expected["saving"])
     result: dict[str, Any] = {
         "world": world.name,
         "fitted_to": world.size,

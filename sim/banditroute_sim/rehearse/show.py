@@ -36,6 +36,7 @@ _COST: Final = "USD per 1,000"  # requests: short on an axis
 _EXPECTED: Final = (
     ("quality_change", "change in quality", 1.0, "{:+.4f}"),
     ("saving", "saving", 100.0, "{:.1f}%"),
+    ("saving_usd", "saved per 1,000", 1e3, "${:.3g}"),
     ("mean_quality", "quality", 1.0, "{:.4f}"),
     ("present_quality", "quality today", 1.0, "{:.4f}"),
     ("mean_cost_usd", "cost per 1,000", 1e3, "${:.3g}"),
@@ -61,10 +62,18 @@ def lead(result: Mapping[str, Any]) -> str:
     saved, change = result["expected"]["saving"], result["expected"]["quality_change"]
     level = f"{result['confidence']:.0%}"
     days = "" if result["days"] is None else f", {result['days']:,.1f} days at your traffic"
+    usd = result["expected"]["saving_usd"]
+    money = f"${1e3 * usd['value']:.3g} per 1,000 requests"
+    if saved["value"] is None:
+        cost = f"today costs nothing, and {money.replace('-', '')} would be {'saved' if usd['value'] > 0 else 'paid'}"
+    else:
+        cost = (
+            f"{saved['value']:.1%} of the cost saved, {money} ({level} interval {saved['low']:.1%} to "
+            f"{saved['high']:.1%})"
+        )
     return (
-        f"Over {result['requests']:,} requests{days}, against {result['present_policy']}: {saved['value']:.1%} of the "
-        f"cost saved ({level} interval {saved['low']:.1%} to {saved['high']:.1%}), quality {change['value']:+.4f} "
-        f"({change['low']:+.4f} to {change['high']:+.4f})."
+        f"Over {result['requests']:,} requests{days}, against {result['present_policy']}: {cost}, quality "
+        f"{change['value']:+.4f} ({change['low']:+.4f} to {change['high']:+.4f})."
     )
 
 

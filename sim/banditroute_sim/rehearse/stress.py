@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 from banditroute.catalog import Model
 from banditroute.config import Config
 from banditroute_sim.rehearse.world import Drawn
-from banditroute_sim.replay.passes import NEVER, Course
+from banditroute_sim.replay.passes import NEVER, NOBODY, Course
 
 Floats = NDArray[np.float64]
 Rows = NDArray[np.int64]
@@ -147,7 +147,7 @@ def _changed(
         hit = np.arange(start, stop)
         hit = hit[present[hit] == target]
         present[hit] = next(
-            (int(k) for k in ranked if k != target and not config.models[int(k)].paused), target
+            (int(k) for k in ranked if k != target and not config.models[int(k)].paused), NOBODY
         )
     if stress.silent:
         delay = np.where(np.arange(len(drawn)) + np.maximum(delay, 0) >= start, NEVER, delay)

@@ -6,7 +6,7 @@ import heapq
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import Final, Protocol
+from typing import Any, Final, Protocol
 
 import numpy as np
 from numpy.typing import NDArray
@@ -148,6 +148,9 @@ def make_session(
     )
 
 
+NOBODY: Final = -1  # in the place of a model
+
+
 def windows(config: Config) -> Floats:
     """Return the largest request of each model in tokens; float64[K]."""
     return np.array([model.context_window or np.inf for model in config.catalog])
@@ -208,7 +211,12 @@ def play(
             segment += 1
             prices, eligible = course.prices[segment], course.eligible[segment]
         tokens = float(table.tokens[row])
-        allowed = eligible if window is None else _fitting(eligible, tokens, window)
+        allowed = eligible if window is None else eligible & (tokens <= window)
+        if not allowed.any():  # as the router decides: nobody serves it
+            chosen[t], propensity[t], weight[t], expected[t] = NOBODY, NAN, weight[t - 1] if t else 0.0, NAN
+            if two:
+                margin[t] = 0.0
+            continue
         choices = session.decide(
             keys[t], table.x[row], prices, tokens, allowed, estimated=bool(table.estimated[row])
         )
@@ -229,9 +237,10 @@ def play(
     return Played(chosen, propensity, weight, expected, margin, time.perf_counter() - begun)
 
 
-def _fitting(eligible: Bools, tokens: float, window: Floats) -> Bools:
-    fitting: Bools = eligible & (tokens <= window)
-    return fitting if fitting.any() else eligible
+def got(outcomes: Floats, rows: Rows, chosen: NDArray[np.signedinteger[Any]]) -> Floats:
+    """Return what the chosen models got, 0 where nobody could serve; float64[rounds] of float64[n, K]."""
+    served: Floats = np.where(chosen >= 0, outcomes[rows, np.maximum(chosen, 0)], 0.0)
+    return served
 
 
 def _answer(session: Session, table: Table, key: int, row: int, model: int) -> None:

@@ -16,7 +16,7 @@ from banditroute_sim.data.outcomes import Outcomes
 from banditroute_sim.parallel import each
 from banditroute_sim.replay.curve import POINTS, CostCurve, cost_curve
 from banditroute_sim.replay.hindsight import Goal, best_mix, fixed_means, oracle, told
-from banditroute_sim.replay.passes import Course, Played, answers, make_session, play, windows
+from banditroute_sim.replay.passes import Course, Played, answers, got, make_session, play, windows
 
 Floats = NDArray[np.float64]
 Rows = NDArray[np.int64]
@@ -80,6 +80,8 @@ class Summary:
         Of two models, over the last third.
     seconds : float
     rounds : int
+    unserved : int
+        Requests that no model could serve.
     """
 
     mean: Floats
@@ -90,6 +92,7 @@ class Summary:
     curve: CostCurve | None
     seconds: float
     rounds: int
+    unserved: int = 0
 
 
 def known_evidence(
@@ -123,6 +126,8 @@ def check_replayable(config: Config) -> list[str]:
     ConfigError
         If it cannot be replayed at all.
     """
+    if all(model.paused for model in config.catalog):
+        raise ConfigError("every model of the catalog is paused: nothing can be replayed; resume one of them")
     if config.engine.mode == "frozen":
         raise ConfigError('engine.mode = "frozen" learns nothing: set it to "active" for a replay')
     notes = []
@@ -172,20 +177,23 @@ def one_pass(case: Case) -> Summary:
 def summed_up(outcomes: Outcomes, rows: Rows, played: Played) -> Summary:
     """Return what is kept of a pass."""
     rounds, models = len(rows), len(outcomes.models)
-    quality, cost = outcomes.quality[rows, played.chosen], outcomes.cost[rows, played.chosen]
+    quality, cost = (got(matrix, rows, played.chosen) for matrix in (outcomes.quality, outcomes.cost))
+    served = played.chosen >= 0
     numbers = np.column_stack([quality, cost, played.cost_weight])
     last = 2 * rounds // 3
     edges = np.linspace(0, rounds, min(BINS, rounds) + 1).astype(np.int64)
     place = np.searchsorted(edges, np.arange(rounds), side="right") - 1
     size = np.diff(edges).astype(np.float64)
     bins = np.column_stack([np.bincount(place, column, len(size)) / size for column in (quality, cost)])
-    share = np.bincount(place * models + played.chosen, minlength=len(size) * models).reshape(-1, models)
+    choice = (place * models + played.chosen)[served]
+    share = np.bincount(choice, minlength=len(size) * models).reshape(-1, models)
     some = np.arange(0, rounds, -(-rounds // _KEPT))
+    some = some[served[some]]
     pairs = np.column_stack([played.expected, quality, played.propensity])[some]
     curve = cost_curve(outcomes.quality[rows[last:]], played.margin[last:]) if models == 2 else None
     return Summary(
         numbers.mean(axis=0), numbers[last:].mean(axis=0), bins, share / size[:, None], pairs, curve,
-        played.seconds, rounds,
+        played.seconds, rounds, int(np.count_nonzero(~served)),
     )  # fmt: skip
 
 
@@ -229,6 +237,12 @@ def replay_outcomes(
         notes.append(f"stopped after {len(passes)} of {len(cases)} passes")
     goal = Goal.of(config)
     notes += outcomes.notes
+    unserved = sum(one.unserved for one in passes)
+    if unserved:
+        notes.append(
+            f"{unserved:,} of {sum(one.rounds for one in passes):,} requests are longer than every context_window: "
+            "nobody serves them, and they count as quality 0 at no cost"
+        )
     quality, cost = fixed_means(outcomes, outcomes.rows)
     mean = np.mean([one.mean for one in passes], axis=0)
     weight = float(mean[2]) if goal.cost_weight is None else goal.cost_weight

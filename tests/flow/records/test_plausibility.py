@@ -19,7 +19,13 @@ from banditroute.bandit.posterior.posterior import derive
 from banditroute.bandit.posterior.prior import ModelPrior
 from banditroute.errors import StateError
 from banditroute.flow.records.position import LearnerSettings
-from banditroute.flow.records.snapshot import Genesis, decode_state, encode_state, genesis_state
+from banditroute.flow.records.snapshot import (
+    Genesis,
+    believable_state,
+    decode_state,
+    encode_state,
+    genesis_state,
+)
 
 D = 4
 
@@ -94,7 +100,7 @@ def test_statistics_that_are_no_sums_of_votes_are_damage(number: float) -> None:
     for at in range(0, len(numbers), 8):
         record = signed(meta, numbers[:at] + struct.pack("<d", number) + numbers[at + 8 :])
         try:
-            state = decode_state(record)
+            state = believable_state(record)
         except StateError:
             refused += 1
         else:  # what is not refused does not break the posterior
