@@ -337,4 +337,4 @@ def test_json_is_one_object_and_nothing_else(run: Any, file: Any, kafka_bootstra
 
     for number in range(2):
         price = run("control", "price", "--json", "-c", config, "small", 1, 2)
-        assert json.loads(price.out) == {"control": number, "model": "small"}
+        assert json.loads(price.out) == {"control": number, "model": "small", "warnings": []}

@@ -123,6 +123,7 @@ def test_wheel_has_no_generic_names(wheel):
 
 
 @pytest.mark.slow
+@pytest.mark.timeout(900)  # everything is compiled, and nothing kept
 @pytest.mark.parametrize("home", ["none", "missing"])
 def test_decides_read_only_without_home(installed, home):
     python = installed / "venv" / "bin" / "python"
