@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import json
 import random
 import time
@@ -20,6 +21,8 @@ from bench.harness import progress
 
 SESSION = 4.0  # seconds of silence after which the group goes on without a member
 PATIENCE = 120.0
+#: a record of version 2: value {"?":1}, one header of the key ff fe and the value x
+UNPARSABLE = bytes.fromhex("24000000010e7b223f223a317d0204fffe0278")
 STAYS, OTHERS = "stays", ("second", "third")
 
 
@@ -91,6 +94,25 @@ class Deployment:
         """1,000 records at once that nobody can read"""
         self.load.burst()
 
+    def unparsable(self) -> None:
+        """A request and a vote with a header key that is not UTF-8, written as bytes"""
+        asyncio.run(self._unparsable())
+
+    async def _unparsable(self) -> None:
+        from aiokafka import AIOKafkaProducer
+
+        from banditroute.runtime.broker.record_batch import EncodedBatch
+
+        names = self.config.kafka.topics
+        producer = AIOKafkaProducer(bootstrap_servers=self.broker.bootstrap)
+        await producer.start()
+        try:
+            for topic in (names.requests, names.feedback):
+                batch = EncodedBatch(UNPARSABLE, 1, int(time.time() * 1000), "none")
+                await (await producer.send_batch(batch, topic, partition=0))
+        finally:
+            await producer.stop()
+
     def orphans(self) -> None:
         """12,000 votes at once on requests that never come"""
         number = self.chance.randrange(1 << 40)
@@ -126,12 +148,11 @@ class Deployment:
     # -- the run
 
     def prepare(self) -> None:
-        """Compile what is not in the cache, make what is missing of the topics, and start three engines."""
+        """Compile what is not in the cache, and start three engines at once that make what is missing."""
         warm_up(self.config)
-        self.engines.start(STAYS, "--init")
+        for name in (STAYS, *OTHERS):
+            self.engines.start(name, "--init")
         until(self.made, self.engines)
-        for name in OTHERS:
-            self.engines.start(name)
 
     def made(self) -> bool:
         """Whether the first engine has made the topics."""
@@ -203,6 +224,7 @@ FAULTS: Mapping[str, Callable[[Deployment], None]] = {
     "broker": Deployment.outage,
     "poison": Deployment.poison,
     "state": Deployment.damage,
+    "unparsable": Deployment.unparsable,
     "orphans": Deployment.orphans,
     "withdrawals": Deployment.withdrawals,
 }

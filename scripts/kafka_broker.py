@@ -124,6 +124,19 @@ def is_ready(host: str, port: int, timeout: float = 2.0) -> bool:
     return bool(error == 0 and brokers > 0)
 
 
+def is_taken(port: int) -> bool:
+    """Tell whether something listens on a port of this machine."""
+    with socket.socket() as probe:
+        probe.setsockopt(
+            socket.SOL_SOCKET, socket.SO_REUSEADDR, 1
+        )  # what a broker left behind does not count
+        try:
+            probe.bind((HOST, port))
+        except OSError:
+            return True
+    return False
+
+
 def _free_ports(count: int) -> list[int]:
     """Pick free ports below the range for outgoing connections, so that a restart finds its port still free."""
     ports: list[int] = []
@@ -233,7 +246,7 @@ class KafkaBroker:
                 break
             except KafkaError:
                 # Between picking a port and binding it, someone else may have taken it.
-                if not picked or attempt == 2 or "already in use" not in _tail(self.data / "broker.log"):
+                if not picked or attempt == 2 or not (is_taken(self.port) or is_taken(self._controller_port)):
                     self.stop()
                     raise
                 self.port = self._controller_port = 0
@@ -275,6 +288,10 @@ class KafkaBroker:
 
     def _launch(self) -> None:
         self._write_properties()
+        if is_taken(self.port):  # whoever listens there would be taken for the broker that was started
+            raise KafkaError(
+                f"something listens on {self.bootstrap} already: choose another port, or stop it"
+            )
         config = self.data / "server.properties"
         log = self.data / "broker.log"
         if not (self.data / "log" / "meta.properties").is_file():
@@ -312,6 +329,11 @@ class KafkaBroker:
                     f"the end of its log:\n{_tail(log)}"
                 )
             time.sleep(0.05)
+        if process.poll() is not None:
+            self._process = None
+            raise KafkaError(
+                f"what answers on {self.bootstrap} is not the broker that was started: it has ended"
+            )
 
     def _java(self, main: str, *arguments: str) -> list[str]:
         java = find_java()

@@ -27,6 +27,7 @@ from banditroute.errors import BrokerError, BrokerUnavailable
 from banditroute.flow.deciding.decider import InputRecord, OutputRecord
 from banditroute.flow.deciding.encoded import BATCH_BYTES, EncodedRecords
 from banditroute.runtime.broker import closed_transport, damaged_records
+from banditroute.runtime.broker.diagnosis import why_unreachable
 from banditroute.runtime.broker.metadata import describe
 from banditroute.runtime.broker.options import client_options
 from banditroute.runtime.broker.ports import (
@@ -101,7 +102,8 @@ class KafkaClient:
                 if time.monotonic() + wait >= deadline:
                     raise BrokerUnavailable(
                         f"no broker answered at {self._config.bootstrap_servers} within "
-                        f"{self._config.startup_timeout:g} s: check kafka.bootstrap_servers and that Kafka is running"
+                        f"{self._config.startup_timeout:g} s ({await why_unreachable(self._options)}): check "
+                        "kafka.bootstrap_servers and that Kafka is running"
                     ) from error
                 log.warning(
                     "no broker at %s yet; trying again in %.1f s", self._config.bootstrap_servers, wait
