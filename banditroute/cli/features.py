@@ -15,6 +15,7 @@ import typer
 from banditroute.config import load
 from banditroute.errors import ConfigError, DataSetError, MissingExtraError
 from banditroute.events import Rejected, Request, decode_request, request_of
+from banditroute_features.reading import read_bounded
 
 if TYPE_CHECKING:
     from banditroute_features import FeatureSpec
@@ -236,7 +237,7 @@ def _input(path: Path) -> bytes:
     if str(path) == "-":
         return sys.stdin.buffer.read()
     try:
-        return path.read_bytes()
+        return read_bounded(path)
     except OSError as error:
         raise DataSetError(f"cannot read '{path}': {error.strerror}") from error
 

@@ -14,6 +14,7 @@ import typer
 
 from banditroute.config import Config, Logging, load
 from banditroute.errors import DataSetError, StateError
+from banditroute_features.reading import read_bounded
 
 if TYPE_CHECKING:
     from banditroute.runtime.broker.ports import Client
@@ -88,7 +89,7 @@ def bring_in(
     try:
         if file.stat().st_size > MAX_FILE_BYTES:
             raise StateError(f"'{file}' has more than {MAX_FILE_BYTES} bytes: it is no export")
-        data = file.read_bytes()
+        data = read_bounded(file, MAX_FILE_BYTES)
     except OSError as error:
         raise DataSetError(f"cannot read '{file}': {error.strerror}") from error
     states = decode_states(data, str(file))

@@ -5,7 +5,6 @@ from __future__ import annotations
 import os
 import tomllib
 from collections.abc import Mapping
-from pathlib import Path
 from typing import Any, Literal, get_args, get_origin
 
 import msgspec
@@ -18,6 +17,7 @@ from banditroute.config.tables import Config
 from banditroute.config.values import Duration, Secret
 from banditroute.errors import ConfigError
 from banditroute.events.second_reading import mismatch
+from banditroute_features.reading import read_bounded
 
 
 def load(path: str | os.PathLike[str]) -> Config:
@@ -29,7 +29,7 @@ def load(path: str | os.PathLike[str]) -> Config:
         One sentence: the key, what was expected, and for an unknown key the nearest valid one.
     """
     try:
-        text = Path(path).read_bytes().decode()
+        text = read_bounded(path).decode()
     except (OSError, UnicodeDecodeError) as error:
         reason = error.strerror if isinstance(error, OSError) else "it is not UTF-8 text"
         raise ConfigError(f"cannot read the configuration {os.fspath(path)}: {reason}") from error

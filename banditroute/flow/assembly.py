@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from pathlib import Path
 
 from banditroute.bandit.choice.policy import Policy
 from banditroute.bandit.evidence.evidence import ModelKey
@@ -18,6 +17,7 @@ from banditroute.flow.records.position import LearnerSettings
 from banditroute.flow.records.warm_start import WarmStart, decode_warm_start
 from banditroute.flow.settling.effects import Learned, LearnedRun
 from banditroute_features import Encoder, FeatureSpec
+from banditroute_features.reading import read_bounded
 
 
 def learner_settings(config: Config) -> LearnerSettings:
@@ -76,7 +76,7 @@ def make_warm_start(config: Config, spec: FeatureSpec) -> WarmStart | None:
     if path is None:
         return None
     try:
-        data = Path(path).read_bytes()
+        data = read_bounded(path)
     except OSError as error:
         raise ConfigError(f"learning.prior: cannot read '{path}': {error.strerror}") from error
     keys = [ModelKey(model.name, model.generation) for model in config.catalog]

@@ -14,6 +14,8 @@ from hashlib import blake2b
 from pathlib import Path
 from typing import Any, Final
 
+from banditroute_features.reading import read_bounded
+
 __all__ = ["Fitted"]
 
 _VERSION: Final = 1
@@ -92,9 +94,11 @@ class Fitted:
             One sentence that names the file and says what is wrong with it.
         """
         try:
-            document = json.loads(Path(path).read_bytes())
-        except (OSError, ValueError) as error:
-            raise ValueError(f"features.fitted: cannot read {str(path)!r}: {error}") from error
+            document = json.loads(read_bounded(path))
+        except OSError as error:
+            raise ValueError(f"features.fitted: cannot read {str(path)!r}: {error.strerror}") from error
+        except (ValueError, RecursionError) as error:
+            raise ValueError(f"features.fitted: cannot read {str(path)!r}: it is not JSON") from error
         if not isinstance(document, dict) or set(document) != _KEYS or document["version"] != _VERSION:
             raise ValueError(f"features.fitted: {str(path)!r} was not written by `banditroute features fit`")
         try:
@@ -104,7 +108,7 @@ class Fitted:
                 components=tuple(_floats(row) for row in document["components"]),
                 path=str(path),
             )
-        except (TypeError, ValueError, AttributeError) as error:
+        except (TypeError, ValueError, AttributeError, OverflowError) as error:
             raise ValueError(f"features.fitted: {str(path)!r}: {error}") from error
 
 

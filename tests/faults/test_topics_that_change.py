@@ -66,7 +66,9 @@ async def test_a_topic_of_ours_that_is_gone_while_running_is_an_alert_that_says_
         known = dict(await engine.watching.begin())
         known.pop(name)
         await engine.watching._compare(known)
-        await engine.watching._compare(known)
+        assert messages == [], "a broker that has just started may not tell of all it has"
+        for _ in range(3):
+            await engine.watching._compare(known)
     assert len(messages) == 1
     assert f"'{name}' is gone" in messages[0]
 

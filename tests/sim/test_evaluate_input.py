@@ -14,8 +14,10 @@ from typer.testing import CliRunner
 
 from banditroute.cli import app
 from banditroute.errors import DataSetError
+from banditroute_features.fitted import Fitted
 from banditroute_sim.evaluate.files import batches, find
 from tests.sim.exported import records, write_lines
+from tests.sim.sets import configuration, data_set
 
 PROGRAM = [sys.executable, "-c", "from banditroute.cli import main; main()"]
 
@@ -163,3 +165,39 @@ def test_a_defect_is_status_70_and_never_1(monkeypatch: pytest.MonkeyPatch) -> N
     assert "ZeroDivisionError" in done.stderr
     assert "Traceback" not in done.stderr
     assert CliRunner().invoke(app, ["--version"]).exit_code == 0
+
+
+# -- crafted files -------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    "content", [b"[" * 200_000, b'{"prices_per_m": ' + b"9" * 5000 + b"}", b"\xff\xfe", b"[1]", b""]
+)
+def test_a_crafted_meta_json_is_refused_with_one_sentence(tmp_path: Path, content: bytes) -> None:
+    folder = data_set(tmp_path / "set", 30)
+    (folder / "meta.json").write_bytes(content)
+    config = configuration(tmp_path / "c.toml")
+    said = run("replay", "-c", config, "--dataset", folder, "--shuffles", "1", code=2)
+    assert "meta.json" in said
+    assert said.count("\n") == 1
+
+
+@pytest.mark.parametrize("name", ["/dev/zero", "."])
+def test_a_file_that_never_ends_or_is_none_is_refused(tmp_path: Path, name: str) -> None:
+    said = run("check", "-c", name, "--offline", code=2)
+    assert "cannot read the configuration" in said
+
+
+@pytest.mark.parametrize(
+    "content",
+    [
+        b"[" * 200_000,
+        b"{}",
+        b'{"version": 1, "scales": {"a": [1, ' + b"9" * 400 + b']}, "mean": [], "components": []}',
+    ],
+)
+def test_a_crafted_fitted_file_is_a_value_error_with_its_name(tmp_path: Path, content: bytes) -> None:
+    path = tmp_path / "fitted.json"
+    path.write_bytes(content)
+    with pytest.raises(ValueError, match=r"fitted\.json"):
+        Fitted.load(path)

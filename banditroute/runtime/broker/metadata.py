@@ -11,7 +11,7 @@ from io import BytesIO
 from typing import Any, Final
 from uuid import UUID
 
-from aiokafka.errors import KafkaError
+from aiokafka.errors import KafkaError, UnknownTopicOrPartitionError
 from aiokafka.protocol.api import Request, RequestStruct, Response
 from aiokafka.protocol.types import (
     Boolean,
@@ -143,6 +143,6 @@ async def describe(client: Any, names: list[str], timeout: float) -> dict[str, T
         return {
             name: TopicDescription(len(partitions), None if topic_id == _NO_ID else topic_id.hex)
             for error, name, topic_id, _, partitions, *_ in answer.topics
-            if error == 0
+            if error != UnknownTopicOrPartitionError.errno
         }
     return None

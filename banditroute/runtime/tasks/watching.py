@@ -23,9 +23,7 @@ if TYPE_CHECKING:
 log = logging.getLogger("banditroute.engine")
 
 WATCH_SECONDS: Final = 2.0
-LOOKS: Final = (
-    3  # in a row: a broker that was killed and has just started may not tell of its newest records yet
-)
+LOOKS: Final = 3  # in a row: a broker that has just started does not tell of all it has yet
 
 
 class Watching:
@@ -43,6 +41,7 @@ class Watching:
         self._known: dict[str, TopicDescription] = {}
         self._counts: dict[str, int] = {}
         self._beyond: Counter[tuple[str, int]] = Counter()  # looks in a row at an end before what was read
+        self._missing: Counter[str] = Counter()  # looks in a row that did not find a topic
         self._told: set[tuple[str, int]] = set()
 
     async def begin(self, layout: Layout | None = None) -> dict[str, TopicDescription]:
@@ -135,10 +134,11 @@ class Watching:
             before, there = self._known.get(name), now.get(name)
             if before is None:
                 continue
+            self._missing[name] = 0 if there is not None else self._missing[name] + 1
             if there is None:
-                await self._tell(
-                    name, 0, f"topic '{name}' is gone: make it again or stop the engine; {_LOST[role]}"
-                )
+                if self._missing[name] >= LOOKS:
+                    message = f"topic '{name}' is gone: make it again or stop the engine; {_LOST[role]}"
+                    await self._tell(name, 0, message)
             elif there.partitions > before.partitions:
                 if role == "feedback":  # what is added there is read, so offsets of it are no damage
                     self._counts[name] = there.partitions
@@ -146,7 +146,7 @@ class Watching:
                 await self._tell(
                     name, there.partitions, f"{more}: {_MORE.get(role, 'the new ones are not used')}"
                 )
-            elif there.topic_id != before.topic_id:
+            elif there.topic_id not in (None, before.topic_id):
                 await self._tell(name, -1, f"topic '{name}' was deleted and made anew; {_LOST[role]}")
                 self._known[name] = there
 

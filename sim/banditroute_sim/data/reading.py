@@ -13,6 +13,7 @@ import numpy.typing as npt
 
 from banditroute.errors import DataSetError
 from banditroute.events import LEAST_LATENCY_MS, MAX_ID_BYTES, MAX_TOKENS, MOST_LATENCY_MS
+from banditroute_features.reading import read_bounded
 from banditroute_sim.data.tables import Table
 
 PROMPTS: Final = "prompts.parquet"
@@ -102,9 +103,11 @@ def read_meta(path: Path) -> dict[str, Any]:
     if not path.exists():
         return {}
     try:
-        meta = json.loads(path.read_bytes())
-    except (OSError, ValueError) as error:
-        raise DataSetError(f"{path} cannot be read as JSON: {error}") from error
+        meta = json.loads(read_bounded(path))
+    except OSError as error:
+        raise DataSetError(f"{path} cannot be read: {error.strerror}") from error
+    except (ValueError, RecursionError) as error:
+        raise DataSetError(f"{path} cannot be read as JSON: write it again") from error
     if not isinstance(meta, dict):
         raise DataSetError(
             f"{path} is not a JSON object: expected keys such as default_arms and prices_per_m"
