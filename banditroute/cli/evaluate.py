@@ -91,6 +91,15 @@ def evaluate(
     min_ess: Annotated[float, typer.Option(min=0.0, help="Refuse below this effective sample size.")] = 100.0,
     seed: Annotated[int, typer.Option(min=0, help="Of the bootstrap.")] = 0,
     allow_dropped: AllowDropped = 0.01,
+    mapped: Annotated[
+        list[str] | None,
+        typer.Option(
+            "--map",
+            metavar="FIELD=COLUMN",
+            help="The log is a table of another tool: where model, propensity, quality and cost_usd are; or dsjson.",
+            show_default=False,
+        ),
+    ] = None,
     *,
     as_json: Json = False,
 ) -> None:
@@ -100,6 +109,7 @@ def evaluate(
     from banditroute_sim.evaluate.run import EvaluationOptions
     from banditroute_sim.evaluate.run import evaluate as run
     from banditroute_sim.evaluate.show import print_evaluation
+    from banditroute_sim.evaluate.table_log import read_map
 
     if not 0.0 < confidence < 1.0:
         raise ConfigError(f"--confidence is between 0 and 1, got {confidence:g}")
@@ -128,7 +138,8 @@ def evaluate(
     if log == "topic" and logged is None:
         raise ConfigError("--log topic needs the broker: give the configuration with -c")
     with topic_log(logged) if logged is not None and log == "topic" else nullcontext(Path(log)) as folder:
-        opened = open_log(folder, kind=kind, logged_by=logged_by, allow_dropped=allow_dropped)
+        fields = None if mapped is None else read_map(mapped)
+        opened = open_log(folder, kind=kind, logged_by=logged_by, allow_dropped=allow_dropped, fields=fields)
         target, weight = make_target(opened, question)
         if logged is not None and not logged_floor:
             logged_floor = logged.learning.exploration_floor

@@ -201,3 +201,47 @@ def test_a_crafted_fitted_file_is_a_value_error_with_its_name(tmp_path: Path, co
     path.write_bytes(content)
     with pytest.raises(ValueError, match=r"fitted\.json"):
         Fitted.load(path)
+
+
+# -- logs of other tools -------------------------------------------------------------------------------
+
+
+def test_a_table_of_another_tool_is_read_by_its_own_columns(tmp_path: Path) -> None:
+    lines = ["arm,prob,reward,usd"]
+    lines += [f"{'ab'[n % 2]},0.5,{(n % 4 == 0) + 0.0},{0.01 * (1 + n % 2)}" for n in range(400)]
+    for name in ("log.csv",):
+        (tmp_path / name).write_text("\n".join(lines) + "\n")
+    maps = [
+        "--map",
+        "model=arm",
+        "--map",
+        "propensity=prob",
+        "--map",
+        "quality=reward",
+        "--map",
+        "cost_usd=usd",
+    ]
+    found = json.loads(run("evaluate", "--log", tmp_path, "--policy", "fixed:a", *maps, "--json"))
+    assert found["log"]["decisions"] == 400
+    assert found["estimates"]["quality"]["snips"]["value"] == pytest.approx(0.5)
+    assert found["estimates"]["cost_usd"]["snips"]["value"] == pytest.approx(0.01)
+
+
+def test_events_of_vowpal_wabbit_are_read_as_they_are(tmp_path: Path) -> None:
+    rows = [
+        {"_label_cost": -float(n % 3 == 0), "_label_probability": 0.5, "_label_Action": 1 + n % 2,
+         "_labelIndex": n % 2, "EventId": str(n), "a": [1, 2], "p": [0.5, 0.5], "c": {}}
+        for n in range(400)
+    ]  # fmt: skip
+    (tmp_path / "events.json").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    found = json.loads(run("evaluate", "--log", tmp_path, "--policy", "uniform", "--map", "dsjson", "--json"))
+    assert found["log"]["decisions"] == 400
+
+
+def test_all_fields_that_are_missing_are_named_at_once(tmp_path: Path) -> None:
+    (tmp_path / "log.csv").write_text("arm,prob\na,0.5\n")
+    said = run("evaluate", "--log", tmp_path, "--policy", "uniform", "--map", "model=arm", code=2)
+    assert "propensity, quality" in said
+    maps = ["--map", "model=which", "--map", "propensity=prob", "--map", "quality=reward"]
+    said = run("evaluate", "--log", tmp_path, "--policy", "uniform", *maps, code=2)
+    assert "which (model), reward (quality)" in said

@@ -15,10 +15,15 @@ from banditroute.errors import DataSetError, MissingExtraError
 from banditroute.events.second_reading import Unreadable, parsed
 
 ROWS: Final = 4096  # of a batch
-SUFFIXES: Final = (".parquet", ".jsonl", ".ndjson", ".jsonl.gz", ".ndjson.gz")
+SUFFIXES: Final = (".parquet", ".jsonl", ".ndjson", ".jsonl.gz", ".ndjson.gz", ".csv")
 LONGEST_LINE: Final = 64 << 20  # bytes
 _MARK: Final = b"\xef\xbb\xbf"  # of UTF-8, which some editors write first
 _DIGITS: Final = re.compile(r"(\d+)")
+
+
+def is_table(path: Path) -> bool:
+    """Tell whether a file is a table by its name."""
+    return path.is_file() and path.name.endswith((*SUFFIXES, ".json"))
 
 
 def find(folder: Path, name: str) -> list[Path]:
@@ -56,6 +61,9 @@ def columns(path: Path) -> list[str]:
 
 def batches(path: Path, wanted: list[str] | None = None) -> Iterator[list[dict[str, Any]]]:
     """Yield the rows of a file as mappings, some thousand at a time; values that are null are left out."""
+    if path.suffix == ".csv":
+        yield from _csv(path)
+        return
     if path.suffix != ".parquet":
         yield from _lines(path)
         return
@@ -68,6 +76,24 @@ def batches(path: Path, wanted: list[str] | None = None) -> Iterator[list[dict[s
             read += batch.num_rows
     except (OSError, ValueError, ArithmeticError, MemoryError) as error:  # pyarrow's own are of these kinds
         raise DataSetError(f"{path} is damaged behind row {read}: write it again") from error
+
+
+def _csv(path: Path) -> Iterator[list[dict[str, Any]]]:
+    try:
+        import pyarrow as pa  # noqa: PLC0415 - an optional dependency
+        from pyarrow import csv  # noqa: PLC0415 - as above
+    except ImportError as error:
+        raise MissingExtraError("Reading CSV", "sim") from error
+    try:
+        for batch in csv.open_csv(path):
+            rows = batch.to_pylist()
+            for start in range(0, len(rows), ROWS):
+                part = rows[start : start + ROWS]
+                yield [{key: value for key, value in row.items() if value is not None} for row in part]
+    except (OSError, pa.ArrowException) as error:
+        raise DataSetError(
+            f"{path} cannot be read as CSV: expected a header and rows of one length"
+        ) from error
 
 
 def _open(path: Path) -> Any:

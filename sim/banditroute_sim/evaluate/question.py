@@ -16,6 +16,7 @@ from banditroute.errors import ConfigError, DataSetError
 from banditroute_sim.data.dropped import ALLOWED
 from banditroute_sim.evaluate.log import ExportedLog, Log
 from banditroute_sim.evaluate.open_bandit import OpenBanditLog, open_bandit_files
+from banditroute_sim.evaluate.table_log import TableLog, table_files
 from banditroute_sim.evaluate.targets import (
     Always,
     ByCell,
@@ -68,7 +69,12 @@ class Question:
 
 
 def open_log(
-    folder: Path, *, kind: str | None = None, logged_by: str | None = None, allow_dropped: float = ALLOWED
+    folder: Path,
+    *,
+    kind: str | None = None,
+    logged_by: str | None = None,
+    allow_dropped: float = ALLOWED,
+    fields: Mapping[str, str] | None = None,
 ) -> Log:
     """Open an exported log, or a table with Open Bandit columns; see `ExportedLog` and `OpenBanditLog`.
 
@@ -77,6 +83,8 @@ def open_log(
     DataSetError
         If the folder holds neither.
     """
+    if fields is not None:
+        return TableLog(table_files(folder), fields, allow_dropped)
     files = open_bandit_files(folder)
     if files:
         return OpenBanditLog(files, logged_by)
